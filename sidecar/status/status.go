@@ -1,0 +1,63 @@
+// Package status holds the JSON that a sidecar answers on /status and that `remora status -o json` prints. Every key is
+// always present; sizes are integers in bytes.
+package status
+
+// Volume states.
+const (
+	Pending    = "Pending"    // no sidecar has opened it yet
+	Recovering = "Recovering" // the journal is being replayed
+	Mounted    = "Mounted"    // requests are answered
+	Offline    = "Offline"    // its sidecar is not running
+	Damaged    = "Damaged"    // acknowledged data cannot be read: needs an explicit word
+	Failed     = "Failed"     // the sidecar refused to open it, or stopped after an error of the disk
+)
+
+// Replica states.
+const (
+	InSync  = "InSync"
+	Syncing = "Syncing"
+)
+
+// Replica roles.
+const (
+	Voter   = "voter"
+	Learner = "learner"
+	Witness = "witness"
+)
+
+// Report is the answer of `remora status -o json`.
+type Report struct {
+	Pods []Pod `json:"pods"`
+}
+
+// Pod is one pod and the volumes that its sidecar serves. A keeper has no volumes.
+type Pod struct {
+	Name    string   `json:"name"`
+	Node    string   `json:"node"`
+	PID     *int     `json:"pid"` // of the sidecar; null while none runs
+	Volumes []Volume `json:"volumes"`
+}
+
+// Volume is one volume of a pod, as its owner sees it.
+type Volume struct {
+	Name           string    `json:"name"`           // the pod's volume
+	Volume         string    `json:"volume"`         // the Volume object
+	Mount          string    `json:"mount"`          // where it is mounted, or should be
+	State          string    `json:"state"`          // one of the volume states
+	Epoch          uint64    `json:"epoch"`          // which owner
+	AppliedIndex   uint64    `json:"appliedIndex"`   // last log position in the owner's state
+	CommittedIndex uint64    `json:"committedIndex"` // last log position on a majority of disks
+	Size           uint64    `json:"size"`           // limit, bytes
+	Used           uint64    `json:"used"`           // bytes of content
+	Replicas       []Replica `json:"replicas"`       // as many as the class has
+}
+
+// Replica is one copy of a volume on one disk.
+type Replica struct {
+	ID         string `json:"id"`
+	Pod        string `json:"pod"`
+	Node       string `json:"node"`
+	Role       string `json:"role"`
+	State      string `json:"state"` // InSync, Syncing, Offline or Damaged
+	MatchIndex uint64 `json:"matchIndex"`
+}
