@@ -1,0 +1,212 @@
+package record
+
+import "encoding/binary"
+
+// AppendMeta encodes everything but the content bytes, which follow it on disk in the order of Ops (Parts).
+func (r *Record) AppendMeta(b []byte) []byte {
+	le := binary.LittleEndian
+	mutBytes, opBytes := r.sectionSizes()
+	b = append(b, magic[:]...)
+	b = append(b, version, byte(r.Kind), 0, 0)
+	b = le.AppendUint64(b, uint64(r.Name.Epoch))
+	b = le.AppendUint32(b, uint32(r.Name.Incarnation))
+	b = le.AppendUint32(b, 0)
+	b = le.AppendUint64(b, uint64(r.Name.Seq))
+	b = le.AppendUint64(b, r.Session)
+	b = le.AppendUint64(b, r.Unique)
+	b = le.AppendUint64(b, uint64(r.Time))
+	b = le.AppendUint32(b, uint32(len(r.Answered)))
+	b = le.AppendUint32(b, uint32(len(r.Answer)))
+	b = le.AppendUint32(b, uint32(len(r.Muts)))
+	b = le.AppendUint32(b, uint32(mutBytes))
+	b = le.AppendUint32(b, uint32(len(r.Ops)))
+	b = le.AppendUint32(b, uint32(opBytes))
+	b = le.AppendUint32(b, uint32(r.DataBytes()))
+	b = append(b, make([]byte, 12)...)
+	for _, u := range r.Answered {
+		b = le.AppendUint64(b, u)
+	}
+	b = append(b, r.Answer...)
+	for i := range r.Muts {
+		b = appendMutation(b, &r.Muts[i])
+	}
+	for i := range r.Ops {
+		b = appendOp(b, &r.Ops[i])
+	}
+	return b
+}
+
+func (r *Record) sectionSizes() (muts, ops int) {
+	for i := range r.Muts {
+		muts += mutHeader + len(r.Muts[i].Key) + len(r.Muts[i].Value)
+	}
+	for i := range r.Ops {
+		ops += opHeader + SealSize*len(r.Ops[i].Seals)
+	}
+	return muts, ops
+}
+
+// EncodedSize is the length of AppendMeta's result and the content bytes.
+func (r *Record) EncodedSize() int {
+	muts, ops := r.sectionSizes()
+	return headerSize + 8*len(r.Answered) + len(r.Answer) + muts + ops + r.DataBytes()
+}
+
+// Encode returns the whole record in one piece.
+func (r *Record) Encode() []byte {
+	b := r.AppendMeta(make([]byte, 0, r.EncodedSize()))
+	for i := range r.Ops {
+		b = append(b, r.Ops[i].Data...)
+	}
+	return b
+}
+
+func appendMutation(b []byte, m *Mutation) []byte {
+	op := byte(1)
+	if m.Delete {
+		op = 2
+	}
+	b = append(b, op, 0)
+	b = binary.LittleEndian.AppendUint16(b, uint16(len(m.Key)))
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(m.Value)))
+	b = append(b, m.Key...)
+	return append(b, m.Value...)
+}
+
+func appendOp(b []byte, o *BlockOp) []byte {
+	b = append(b, byte(o.Kind), 0)
+	b = binary.LittleEndian.AppendUint16(b, uint16(o.Count))
+	b = binary.LittleEndian.AppendUint32(b, o.First)
+	b = binary.LittleEndian.AppendUint64(b, uint64(o.Blob))
+	for i := range o.Seals {
+		b = AppendSeal(b, &o.Seals[i])
+	}
+	return b
+}
+
+// DecodeHeader reads the fixed part alone.
+func DecodeHeader(b []byte) (Header, error) {
+	le := binary.LittleEndian
+	if len(b) < headerSize {
+		return Header{}, malformed("%d bytes, a header has %d", len(b), headerSize)
+	}
+	if [4]byte(b[:4]) != magic {
+		return Header{}, malformed("magic %x", b[:4])
+	}
+	if b[4] != version {
+		return Header{}, malformed("version %d, this program reads %d", b[4], version)
+	}
+	h := Header{
+		Kind:    Kind(b[5]),
+		Name:    Name{Epoch(le.Uint64(b[8:])), Incarnation(le.Uint32(b[16:])), Seq(le.Uint64(b[24:]))},
+		Session: le.Uint64(b[32:]),
+		Unique:  le.Uint64(b[40:]),
+		Time:    int64(le.Uint64(b[48:])),
+	}
+	if h.Kind != Change && h.Kind != Owner {
+		return Header{}, malformed("kind %d", h.Kind)
+	}
+	return h, nil
+}
+
+// Decode reads a whole record. The result shares b.
+func Decode(b []byte) (*Record, error) {
+	h, err := DecodeHeader(b)
+	if err != nil {
+		return nil, err
+	}
+	le := binary.LittleEndian
+	var n [7]int
+	total := headerSize
+	for i := range n {
+		n[i] = int(le.Uint32(b[56+4*i:]))
+	}
+	answered, answer, muts, mutBytes, ops, opBytes, data := n[0], n[1], n[2], n[3], n[4], n[5], n[6]
+	total += 8*answered + answer + mutBytes + opBytes + data
+	if total != len(b) {
+		return nil, malformed("%d bytes, its header says %d", len(b), total)
+	}
+	if muts > mutBytes/mutHeader || ops > opBytes/opHeader {
+		return nil, malformed("%d mutations in %d bytes, %d operations in %d", muts, mutBytes, ops, opBytes)
+	}
+	r := &Record{Header: h}
+	b = b[headerSize:]
+	for i := 0; i < answered; i++ {
+		r.Answered = append(r.Answered, le.Uint64(b[8*i:]))
+	}
+	b = b[8*answered:]
+	if answer > 0 {
+		r.Answer, b = b[:answer:answer], b[answer:]
+	}
+	if r.Muts, err = decodeMutations(b[:mutBytes], muts); err != nil {
+		return nil, err
+	}
+	b = b[mutBytes:]
+	r.Ops, err = decodeOps(b[:opBytes], b[opBytes:], ops)
+	return r, err
+}
+
+func decodeMutations(b []byte, n int) ([]Mutation, error) {
+	if n == 0 && len(b) == 0 {
+		return nil, nil
+	}
+	muts := make([]Mutation, n)
+	for i := range muts {
+		if len(b) < mutHeader {
+			return nil, malformed("mutation %d is cut", i)
+		}
+		key, val := int(binary.LittleEndian.Uint16(b[2:])), int(binary.LittleEndian.Uint32(b[4:]))
+		op := b[0]
+		b = b[mutHeader:]
+		if op != 1 && op != 2 || key == 0 || key+val > len(b) || op == 2 && val != 0 {
+			return nil, malformed("mutation %d: op %d, key of %d and value of %d bytes in %d", i, op, key, val, len(b))
+		}
+		muts[i] = Mutation{Key: b[:key:key], Value: b[key : key+val : key+val], Delete: op == 2}
+		b = b[key+val:]
+	}
+	if len(b) != 0 {
+		return nil, malformed("%d bytes behind the last mutation", len(b))
+	}
+	return muts, nil
+}
+
+func decodeOps(b, data []byte, n int) ([]BlockOp, error) {
+	if n == 0 && len(b) == 0 && len(data) == 0 {
+		return nil, nil
+	}
+	ops := make([]BlockOp, n)
+	for i := range ops {
+		if len(b) < opHeader {
+			return nil, malformed("operation %d is cut", i)
+		}
+		o := BlockOp{
+			Kind: OpKind(b[0]), Count: uint32(binary.LittleEndian.Uint16(b[2:])),
+			First: binary.LittleEndian.Uint32(b[4:]), Blob: BlobID(binary.LittleEndian.Uint64(b[8:])),
+		}
+		b = b[opHeader:]
+		if o.Blob == 0 || uint64(o.First)+uint64(o.Count) > ChunkBlocks {
+			return nil, malformed("operation %d: blob %d, blocks %d+%d", i, o.Blob, o.First, o.Count)
+		}
+		switch o.Kind {
+		case WriteBlocks:
+			size := int(o.Count) * BlockSize
+			if len(b) < int(o.Count)*SealSize || len(data) < size || o.Count == 0 {
+				return nil, malformed("operation %d: %d blocks, %d bytes of content", i, o.Count, len(data))
+			}
+			o.Seals = make([]Seal, o.Count)
+			for k := range o.Seals {
+				o.Seals[k] = DecodeSeal(b[k*SealSize:])
+			}
+			b = b[int(o.Count)*SealSize:]
+			o.Data, data = data[:size:size], data[size:]
+		case PunchBlocks, FreeBlob:
+		default:
+			return nil, malformed("operation %d: kind %d", i, o.Kind)
+		}
+		ops[i] = o
+	}
+	if len(b) != 0 || len(data) != 0 {
+		return nil, malformed("%d bytes of operations and %d of content left over", len(b), len(data))
+	}
+	return ops, nil
+}
