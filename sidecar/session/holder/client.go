@@ -1,0 +1,174 @@
+package holder
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// answerTimeout bounds the wait for an answer of the holder, which needs microseconds.
+const answerTimeout = 10 * time.Second
+
+// Client is a sidecar's hold on one mount. Its fields are set by Attach and never change; StoreInit and Ready are not safe for
+// concurrent use.
+type Client struct {
+	FD        int    // of /dev/fuse, blocking, close-on-exec; belongs to the Client: Close closes it
+	SessionID uint64 // of this mount; `unique` restarts when it changes
+	State     State  // Fresh: read INIT from FD; Ready: adopt Init and Reply
+	Init      []byte // what the kernel sent; nil when Fresh
+	Reply     []byte // what it was answered; nil when Fresh
+
+	conn    *net.UnixConn
+	answers chan answer
+	done    chan struct{} // closed when the holder is gone
+	close   sync.Once
+}
+
+// Attach asks the holder that listens at path for the mount of volume. ctx bounds Attach alone.
+func Attach(ctx context.Context, path, volume string) (*Client, error) {
+	conn, err := Dial(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	c, err := attach(conn, volume)
+	if err == nil && !stop() {
+		unix.Close(c.FD)
+		err = ctx.Err()
+	}
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("attach %s: %w", volume, err)
+	}
+	go c.read()
+	return c, nil
+}
+
+func attach(conn *net.UnixConn, volume string) (*Client, error) {
+	b, err := line(request{Op: "attach", Volume: volume})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := conn.Write(b); err != nil {
+		return nil, err
+	}
+	a, fd, err := readAttached(conn)
+	if err != nil {
+		return nil, err
+	}
+	session, err := strconv.ParseUint(a.Session, 16, 64)
+	if err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("session: %w", err)
+	}
+	return &Client{
+		FD: fd, SessionID: session, State: a.State, Init: a.Init, Reply: a.Reply,
+		conn: conn, answers: make(chan answer), done: make(chan struct{}),
+	}, nil
+}
+
+// readAttached reads the answer to attach. The holder sends nothing more until it is asked, so nothing is read beyond it.
+func readAttached(conn *net.UnixConn) (a answer, fd int, err error) {
+	fd = -1
+	var text []byte
+	buf, oob := make([]byte, maxLine), make([]byte, unix.CmsgSpace(4))
+	for !bytes.HasSuffix(text, []byte("\n")) && len(text) < maxLine && err == nil {
+		var n, oobn int
+		n, oobn, _, _, err = conn.ReadMsgUnix(buf, oob)
+		text = append(text, buf[:n]...)
+		if oobn > 0 {
+			fd, err = parseRights(oob[:oobn])
+		}
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &a)
+	}
+	if err == nil {
+		err = a.err()
+	}
+	if err == nil && fd < 0 {
+		err = errors.New("the holder sent no descriptor")
+	}
+	if err != nil && fd >= 0 {
+		unix.Close(fd)
+	}
+	return a, fd, err
+}
+
+func parseRights(oob []byte) (int, error) {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return -1, err
+	}
+	for _, m := range messages {
+		if fds, err := unix.ParseUnixRights(&m); err == nil && len(fds) == 1 {
+			return fds[0], nil
+		}
+	}
+	return -1, errors.New("the holder sent no descriptor")
+}
+
+// read passes answers on until the holder closes the connection.
+func (c *Client) read() {
+	defer close(c.done)
+	lines := bufio.NewScanner(c.conn)
+	lines.Buffer(nil, maxLine)
+	for lines.Scan() {
+		var a answer
+		if err := json.Unmarshal(lines.Bytes(), &a); err != nil {
+			return
+		}
+		select {
+		case c.answers <- a:
+		case <-time.After(answerTimeout): // nobody asked: a broken holder
+			return
+		}
+	}
+}
+
+// StoreInit hands INIT and the reply to it to the holder. The reply must not be written to the kernel before StoreInit has
+// returned nil.
+func (c *Client) StoreInit(init, reply []byte) error {
+	return c.call(request{Op: "init", Init: init, Reply: reply})
+}
+
+// Ready says that the kernel has the reply to INIT, and that this process serves from now on. On a Fresh mount it must come
+// before the next request is read.
+func (c *Client) Ready() error { return c.call(request{Op: "ready"}) }
+
+func (c *Client) call(r request) error {
+	b, err := line(r)
+	if err != nil {
+		return err
+	}
+	if _, err := c.conn.Write(b); err != nil {
+		return fmt.Errorf("holder: %s: %w", r.Op, err)
+	}
+	select {
+	case a := <-c.answers:
+		return a.err()
+	case <-c.done:
+		return fmt.Errorf("holder: %s: it closed the connection", r.Op)
+	case <-time.After(answerTimeout):
+		return fmt.Errorf("holder: %s: no answer within %v", r.Op, answerTimeout)
+	}
+}
+
+// Done is closed when the holder is gone (or after Close). The sidecar must then stop serving and exit.
+func (c *Client) Done() <-chan struct{} { return c.done }
+
+// Close leaves the mount to a successor. No thread may still be reading from FD.
+func (c *Client) Close() error {
+	var err error
+	c.close.Do(func() { err = errors.Join(c.conn.Close(), unix.Close(c.FD)) })
+	return err
+}

@@ -1,0 +1,265 @@
+package holder
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Kind is what happened to a mount's sidecar.
+type Kind string
+
+// The kinds of events.
+const (
+	Attached Kind = "attached" // a sidecar has the descriptor
+	Serving  Kind = "serving"  // it answers requests
+	Gone     Kind = "gone"     // its connection is closed
+)
+
+// Event tells the owner of a Server what a sidecar did.
+type Event struct {
+	Kind   Kind
+	Volume string // the name given to Add
+	PID    int    // of the sidecar, as the kernel saw it when it connected
+}
+
+// Config configures a Server.
+type Config struct {
+	Log    *slog.Logger
+	Notify func(Event)   // may be nil; called in order per volume, must not call back into the Server
+	Grace  time.Duration // how long an attach waits for a predecessor that is just dying; zero means 1 s
+}
+
+// Server hands the mounts of one pod to its sidecar.
+type Server struct {
+	cfg Config
+
+	mu     sync.Mutex
+	mounts map[string]*served
+	conns  map[*net.UnixConn]struct{}
+	closed bool
+}
+
+// served is a mount and who has it. Its fields are guarded by Server.mu.
+type served struct {
+	mount *Mount
+	owner *conn
+}
+
+// conn is one connection of a sidecar.
+type conn struct {
+	*net.UnixConn
+	pid    int
+	volume string        // what it attached; empty before
+	gone   chan struct{} // closed when the sidecar is gone
+}
+
+// NewServer returns a server without mounts.
+func NewServer(cfg Config) *Server {
+	if cfg.Grace == 0 {
+		cfg.Grace = time.Second
+	}
+	if cfg.Notify == nil {
+		cfg.Notify = func(Event) {}
+	}
+	return &Server{cfg: cfg, mounts: map[string]*served{}, conns: map[*net.UnixConn]struct{}{}}
+}
+
+// Add offers m to the sidecar under the pod's name for the volume. m stays with the caller, who closes it after Serve returned.
+func (s *Server) Add(volume string, m *Mount) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mounts[volume] = &served{mount: m}
+}
+
+// Serve answers sidecars until ctx is done; then it closes l and every connection, and returns nil when all are gone.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	var handlers sync.WaitGroup
+	defer handlers.Wait()
+	defer s.closeConns()
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("holder: %w", err)
+		}
+		u, ok := c.(*net.UnixConn)
+		if !ok || !s.register(u) {
+			c.Close()
+			continue
+		}
+		handlers.Go(func() { s.handle(ctx, u) })
+	}
+}
+
+func (s *Server) register(u *net.UnixConn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.conns[u] = struct{}{}
+	return true
+}
+
+func (s *Server) closeConns() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for u := range s.conns {
+		u.Close()
+	}
+}
+
+// handle serves one connection until it closes.
+func (s *Server) handle(ctx context.Context, u *net.UnixConn) {
+	c := &conn{UnixConn: u, pid: peerPID(u), gone: make(chan struct{})}
+	defer s.release(c)
+	lines := bufio.NewScanner(u)
+	lines.Buffer(nil, maxLine)
+	for lines.Scan() {
+		var r request
+		err := json.Unmarshal(lines.Bytes(), &r)
+		if err == nil {
+			err = s.do(ctx, c, r)
+		}
+		if err != nil {
+			s.cfg.Log.Warn("holder refused a request", "volume", r.Volume, "pid", c.pid, "err", err)
+			b, _ := line(answer{Error: err.Error()})
+			if _, err := u.Write(b); err != nil {
+				return
+			}
+		}
+	}
+}
+
+// do carries one request out and answers it, or returns why it is refused.
+func (s *Server) do(ctx context.Context, c *conn, r request) error {
+	if r.Op == "attach" {
+		return s.attach(ctx, c, r.Volume)
+	}
+	m, err := s.mountOf(c)
+	if err != nil {
+		return err
+	}
+	switch r.Op {
+	case "init":
+		err = m.storeInit(r.Init, r.Reply)
+	case "ready":
+		err = m.setReady()
+	default:
+		err = fmt.Errorf("unknown op %q; known are attach, init and ready", r.Op)
+	}
+	if err != nil {
+		return err
+	}
+	if r.Op == "ready" {
+		s.cfg.Notify(Event{Kind: Serving, Volume: c.volume, PID: c.pid})
+	}
+	b, _ := line(answer{OK: true})
+	_, err = c.Write(b)
+	return err
+}
+
+func (s *Server) mountOf(c *conn) (*Mount, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.volume == "" {
+		return nil, errors.New("attach a volume first")
+	}
+	return s.mounts[c.volume].mount, nil
+}
+
+// attach gives the mount of volume to c, once nobody else has it.
+func (s *Server) attach(ctx context.Context, c *conn, volume string) error {
+	m, err := s.claim(ctx, c, volume)
+	if err != nil {
+		return err
+	}
+	remade, err := m.send(c.UnixConn)
+	if remade {
+		s.cfg.Log.Info("remounted: the last sidecar died before it answered INIT", "volume", volume, "mount", m.Target())
+	}
+	if err != nil {
+		return err
+	}
+	s.cfg.Notify(Event{Kind: Attached, Volume: volume, PID: c.pid})
+	return nil
+}
+
+// claim makes c the owner of volume. An owner that was just killed gets Config.Grace to disappear.
+func (s *Server) claim(ctx context.Context, c *conn, volume string) (*Mount, error) {
+	grace := time.NewTimer(s.cfg.Grace)
+	defer grace.Stop()
+	for {
+		m, owner, err := s.tryClaim(c, volume)
+		if err != nil || owner == nil {
+			return m, err
+		}
+		select {
+		case <-owner.gone:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-grace.C:
+			return nil, fmt.Errorf("volume %q is being served by process %d; two servers on one mount would corrupt it",
+				volume, owner.pid)
+		}
+	}
+}
+
+func (s *Server) tryClaim(c *conn, volume string) (*Mount, *conn, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, ok := s.mounts[volume]
+	switch {
+	case c.volume != "":
+		return nil, nil, fmt.Errorf("this connection has volume %q already; use another one for %q", c.volume, volume)
+	case !ok:
+		return nil, nil, fmt.Errorf("unknown volume %q", volume)
+	case v.owner != nil:
+		return nil, v.owner, nil
+	}
+	v.owner, c.volume = c, volume
+	return v.mount, nil, nil
+}
+
+// release forgets a connection whose sidecar is gone.
+func (s *Server) release(c *conn) {
+	c.Close()
+	s.mu.Lock()
+	delete(s.conns, c.UnixConn)
+	s.mu.Unlock()
+	if c.volume != "" {
+		s.cfg.Notify(Event{Kind: Gone, Volume: c.volume, PID: c.pid}) // before a successor can be announced
+		s.mu.Lock()
+		s.mounts[c.volume].owner = nil
+		s.mu.Unlock()
+	}
+	close(c.gone)
+}
+
+func peerPID(u *net.UnixConn) int {
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	pid := 0
+	_ = raw.Control(func(fd uintptr) {
+		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			pid = int(cred.Pid)
+		}
+	})
+	return pid
+}
