@@ -1,0 +1,98 @@
+# Remora's commands. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Variables of `make dev`: where everything lives, and the manifests (F="a.yaml b.yaml"; none: the example in the binary).
+DIR ?= .remora-dev
+F ?=
+# Variables of `make test`: packages, flags of go test (RUN='-run TestX -count=1').
+PKG ?= ./...
+RUN ?=
+# Flags of `make bench`; see docs/benchmarks.md.
+BENCH ?=
+# How long `make fuzz` stays with each target.
+FUZZTIME ?= 10s
+# The vulnerability database of `make check`, for machines that do not reach the public one: VULNDB=file:///srv/vulndb
+VULNDB ?=
+# How long one package's tests may take.
+TESTTIME ?= 20m
+
+# A checkout that belongs to another user has no version stamp; that is no reason not to build.
+ifneq ($(shell git status --porcelain >/dev/null 2>&1 && echo yes),yes)
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
+endif
+
+.PHONY: help build dev test check bench fuzz clean
+
+help: ## list the commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|' 2>/dev/null || \
+		grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST)
+
+build: ## build bin/remora
+	@scripts/need build
+	CGO_ENABLED=0 go build -trimpath -o bin/remora ./cmd/remora
+
+dev: ## run an annotated StatefulSet on this machine, no Kubernetes (DIR=, F=); Ctrl-C stops it
+	@scripts/need dev
+	@$(MAKE) build
+	exec bin/remora dev --dir $(DIR) $(foreach f,$(F),-f $(f))
+
+test: ## all tests that this machine can run, with the race detector (PKG=, RUN=)
+	@scripts/need test
+	@$(MAKE) build
+	go tool gotestsum --format pkgname --format-hide-empty-pkg --jsonfile bin/test.json -- \
+		-race -timeout $(TESTTIME) $(RUN) $(PKG)
+	@go run ./e2e/skips bin/test.json
+
+bench: ## compare a volume with a plain directory of the same disk (BENCH='-only w1 -rounds 5')
+	@scripts/need bench
+	@$(MAKE) build
+	go build -o bin/bench ./e2e/bench
+	exec bin/bench $(BENCH)
+
+fuzz: ## every fuzz target for FUZZTIME each
+	@scripts/fuzz $(FUZZTIME)
+
+clean: ## remove what was built; data of `make dev` stays
+	rm -rf bin .cache
+
+# --- make check: every step can be run alone ------------------------------------------------------------------------------
+
+STEPS := fmt vet staticcheck errorlint arrows vulns tidy generate
+.PHONY: $(STEPS)
+
+check: ## gofmt, vet, staticcheck, errorlint, import arrows, known vulnerabilities, go mod tidy, go generate
+	@scripts/need check
+	@failed=; for step in $(STEPS); do echo "check: $$step"; $(MAKE) $$step || failed="$$failed $$step"; done; \
+	if [ -n "$$failed" ]; then echo "check: FAILED:$$failed (run one alone: make STEP)" >&2; exit 1; fi; echo "check: ok"
+
+fmt:
+	@out=$$(git ls-files -z --cached --others --exclude-standard '*.go' | xargs -0 -r ls -d 2>/dev/null | \
+		xargs -r "$$(go env GOROOT)/bin/gofmt" -l); \
+	if [ -n "$$out" ]; then echo "not gofmt'ed: run gofmt -w on"; echo "$$out"; exit 1; fi
+
+vet:
+	@go vet ./...
+
+staticcheck:
+	@go tool staticcheck ./...
+
+errorlint:
+	@go tool go-errorlint ./...
+
+arrows: # of docs/architecture.md; without a readable configuration depguard would check something else, and pass
+	@out=$$(go tool depguard ./... 2>&1) && status=0 || status=$$?; [ -z "$$out" ] || echo "$$out"; \
+	case "$$out" in *"default configuration"*) status=1;; esac; exit $$status
+
+vulns:
+	@scripts/vulns $(VULNDB)
+
+tidy:
+	@go mod tidy -diff
+
+generate: # nothing that go generate writes may differ from what is here; works in a tree with changes of your own, too
+	@state() { git diff HEAD --binary; git ls-files -z --others --exclude-standard | xargs -0 -r sha256sum; }; \
+	before=$$(state | sha256sum); go generate ./...; \
+	if [ "$$before" != "$$(state | sha256sum)" ]; then echo "go generate changed files:"; git status --short; exit 1; fi
