@@ -1,0 +1,91 @@
+package telemetry
+
+import (
+	"errors"
+	"sync/atomic"
+	"syscall"
+)
+
+// VolumeRecorder records the requests and commits of one volume. A nil *VolumeRecorder records nothing. Safe for
+// concurrent use.
+type VolumeRecorder struct {
+	r        *Recorder
+	name     string
+	index    uint32
+	sampling atomic.Pointer[Sampling]
+	ops      [numOps]opMetrics
+	commits  commitMetrics
+}
+
+// Volume returns the recorder of the volume, made on the first call; later calls only change its sampling. A nil
+// *Recorder returns nil.
+func (r *Recorder) Volume(name string, sampling Sampling) *VolumeRecorder {
+	if r == nil {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, v := range r.volumes {
+		if v.name == name {
+			v.SetSampling(sampling)
+			return v
+		}
+	}
+	v := &VolumeRecorder{r: r, name: name, index: uint32(len(r.volumes))}
+	v.SetSampling(sampling)
+	r.volumes = append(r.volumes, v)
+	return v
+}
+
+// SetSampling changes which spans are kept, from the next End on.
+func (v *VolumeRecorder) SetSampling(s Sampling) {
+	if v == nil {
+		return
+	}
+	v.sampling.Store(&s)
+}
+
+// Commit records a group commit that is over: from start to end of the clock Now, it made records firstSeq to lastSeq
+// durable. Requests that waited for it link to the span it returns. A zero SpanRef comes from a nil *VolumeRecorder.
+func (v *VolumeRecorder) Commit(start, end int64, records int, bytes int64, firstSeq, lastSeq uint64, err error) SpanRef {
+	if v == nil {
+		return SpanRef{}
+	}
+	rec := record{
+		kind: kindCommit, ref: v.r.ids.next(), start: start, end: end, volume: v.index,
+		unique: firstSeq, seq: lastSeq, offset: bytes, length: int64(records), errno: errnoOf(err),
+	}
+	v.commits.observe(&rec)
+	v.submit(&rec, err != nil)
+	return rec.ref
+}
+
+// submit counts the record's spans and queues them if they are to be kept.
+func (v *VolumeRecorder) submit(rec *record, failed bool) {
+	r, n := v.r, rec.spans()
+	r.count.created.Add(n)
+	if r.ring == nil || !v.sampling.Load().keep(rec.ref.traceLo, rec.end-rec.start, failed) {
+		r.count.sampledOut.Add(n)
+		return
+	}
+	switch result, queued := r.ring.put(rec); result {
+	case putFull:
+		r.count.drop(dropQueueFull, n)
+	case putClosed:
+		r.count.drop(dropShutdown, n)
+	case putDone:
+		if queued == r.batch {
+			r.exporter.wake()
+		}
+	}
+}
+
+func errnoOf(err error) int32 {
+	if err == nil {
+		return 0
+	}
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		return int32(errno)
+	}
+	return -1
+}
