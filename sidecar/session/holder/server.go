@@ -87,6 +87,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer s.closeConns()
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
+	defer l.Close() // also waits for the one above
 	for {
 		c, err := l.Accept()
 		if err != nil {
