@@ -79,16 +79,23 @@ func (r *Recorder) Handler() http.Handler {
 	return promhttp.HandlerFor(r.registry, promhttp.HandlerOpts{})
 }
 
-func (r *Recorder) volumeName(index uint32) string {
+// volumeNames appends to names those of the volumes that it lacks, in the order of record.volume.
+func (r *Recorder) volumeNames(names []string) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.volumes[index].name
+	for _, v := range r.volumes[len(names):] {
+		names = append(names, v.name)
+	}
+	return names
 }
 
 // processStart anchors Now: its wall clock is read once, its monotonic clock ever after.
-var processStart = time.Now()
+var (
+	processStart     = time.Now()
+	processStartUnix = processStart.UnixNano()
+)
 
 // Now is the clock of spans: nanoseconds since 1970, as the wall clock was when the process started, and monotonic
-// since. It costs half of time.Now, and durations are right when the wall clock is set; spans get its present value
-// when they are encoded.
-func Now() int64 { return processStart.UnixNano() + int64(time.Since(processStart)) }
+// since. It costs half of time.Now, and durations stay right when the wall clock is set; spans get the wall clock's
+// present value when they are encoded.
+func Now() int64 { return processStartUnix + int64(time.Since(processStart)) }
