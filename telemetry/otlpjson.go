@@ -1,8 +1,9 @@
 package telemetry
 
 import (
+	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
-	"fmt"
 	"strconv"
 )
 
@@ -27,7 +28,8 @@ func appendSpanJSON(dst []byte, s *span) []byte {
 	dst = append(dst, '{')
 	dst = appendRefJSON(dst, s.ref)
 	if s.parent != 0 {
-		dst = fmt.Appendf(dst, `,"parentSpanId":"%016x"`, s.parent)
+		dst = append(dst, `,"parentSpanId":"`...)
+		dst = append(appendHex(dst, s.parent), '"')
 	}
 	dst = append(dst, `,"name":`...)
 	dst = appendStringJSON(dst, s.name)
@@ -63,7 +65,16 @@ func appendSpanJSON(dst []byte, s *span) []byte {
 }
 
 func appendRefJSON(dst []byte, ref SpanRef) []byte {
-	return fmt.Appendf(dst, `"traceId":"%016x%016x","spanId":"%016x"`, ref.traceHi, ref.traceLo, ref.span)
+	dst = append(dst, `"traceId":"`...)
+	dst = appendHex(appendHex(dst, ref.traceHi), ref.traceLo)
+	dst = append(dst, `","spanId":"`...)
+	return append(appendHex(dst, ref.span), '"')
+}
+
+func appendHex(dst []byte, word uint64) []byte {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], word)
+	return hex.AppendEncode(dst, b[:])
 }
 
 func appendAttrsJSON(dst []byte, attrs []attr) []byte {

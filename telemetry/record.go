@@ -103,7 +103,7 @@ func (q *ring) put(rec *record) (putResult, int) {
 
 // take appends up to max of the oldest records to dst. It lets writers in between every few records.
 func (q *ring) take(dst []record, max int) []record {
-	const run = 32
+	const run = 8
 	for max > 0 {
 		q.mu.Lock()
 		n := min(run, max, q.length)
