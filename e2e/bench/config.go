@@ -1,0 +1,69 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Config is one run.
+type Config struct {
+	Remora  string        // the binary; it is started as `remora dev`
+	Volume  string        // manifest with one pod and one volume
+	Dir     string        // where both sides live: one disk; empty: a fresh folder of /var/tmp
+	Target  string        // measure this directory in place of a volume; empty: start `remora dev`
+	Only    []string      // names of workloads; empty: those that are not marked extra
+	All     bool          // extra workloads too
+	Rounds  int           // measurements of each workload on each side
+	Seconds time.Duration // of each measurement that is bounded by time
+	JSON    string        // where the report goes; empty: nowhere
+	Keep    bool          // leave the folder and its logs
+	Out     io.Writer     // the table
+	Log     io.Writer     // progress
+	Args    []string      // as given, for the report
+}
+
+func parse(args []string) (Config, error) {
+	cfg := Config{Out: os.Stdout, Log: os.Stderr, Args: args}
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.StringVar(&cfg.Remora, "remora", "bin/remora", "the binary to measure")
+	flags.StringVar(&cfg.Volume, "volume", "e2e/bench/volume.yaml", "manifest with one pod and one volume")
+	flags.StringVar(&cfg.Dir, "dir", "", "folder in which both sides are made (default: a fresh one in /var/tmp)")
+	flags.StringVar(&cfg.Target, "target", "", "measure this existing directory in place of a volume")
+	only := flags.String("only", "", "workloads, with commas: "+strings.Join(names(), ","))
+	flags.BoolVar(&cfg.All, "all", false, "extra workloads too")
+	flags.IntVar(&cfg.Rounds, "rounds", 3, "measurements of each workload on each side")
+	seconds := flags.Float64("seconds", 4, "seconds of each measurement that is bounded by time")
+	flags.StringVar(&cfg.JSON, "json", "bin/bench.json", "file for the report as JSON; empty: none")
+	flags.BoolVar(&cfg.Keep, "keep", false, "leave the folder and its logs")
+	if err := flags.Parse(args); err != nil {
+		return cfg, err
+	}
+	cfg.Seconds = time.Duration(*seconds * float64(time.Second))
+	if *only != "" {
+		cfg.Only = strings.Split(*only, ",")
+	}
+	return cfg, cfg.validate(flags.Args())
+}
+
+func (cfg Config) validate(rest []string) error {
+	if len(rest) > 0 {
+		return fmt.Errorf("unexpected argument %q: everything is a flag, see -help", rest[0])
+	}
+	if cfg.Rounds < 1 {
+		return fmt.Errorf("-rounds %d: at least 1", cfg.Rounds)
+	}
+	if cfg.Seconds < time.Second {
+		return fmt.Errorf("-seconds %v: at least 1", cfg.Seconds.Seconds())
+	}
+	for _, name := range cfg.Only {
+		if !slices.Contains(names(), name) {
+			return fmt.Errorf("-only %q: unknown workload; known are %s", name, strings.Join(names(), ", "))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+type layArgs struct {
+	File string
+	Size int64
+}
+
+// lay writes a file of noise. A file that is there already with that size is left: rows share files.
+func lay(args layArgs) error {
+	if info, err := os.Stat(args.File); err == nil && info.Size() == args.Size {
+		return nil
+	}
+	f, err := os.Create(args.File)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	noise := rand.NewChaCha8([32]byte{})
+	block := make([]byte, mib)
+	for done := int64(0); done < args.Size; {
+		_, _ = noise.Read(block) // never fails
+		n, err := f.Write(block[:min(int64(len(block)), args.Size-done)])
+		if err != nil {
+			return err
+		}
+		done += int64(n)
+	}
+	return f.Sync()
+}
+
+type smallFilesArgs struct {
+	Dir   string // filled in per side
+	Files int
+	Dirs  int
+	Size  int
+	Fsync bool // each file, before it is closed
+}
+
+func smallFiles(args smallFilesArgs) func(context.Context, *bench, side) (sample, error) {
+	return func(ctx context.Context, b *bench, s side) (sample, error) {
+		args := args
+		args.Dir = filepath.Join(s.dir, "small")
+		var got sample
+		return got, b.worker(ctx, "small-files", args, &got)
+	}
+}
+
+// runSmallFiles creates, stats, renames and unlinks files, directory by directory, and answers operations per second of each.
+// Nothing is synced in between unless Fsync says so.
+func runSmallFiles(args smallFilesArgs) (sample, error) {
+	if err := os.RemoveAll(args.Dir); err != nil {
+		return nil, err
+	}
+	var paths, renamed []string
+	for d := range args.Dirs {
+		dir := filepath.Join(args.Dir, fmt.Sprintf("d%02d", d))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+		for f := range args.Files / args.Dirs {
+			paths = append(paths, filepath.Join(dir, fmt.Sprintf("file-%05d", f)))
+			renamed = append(renamed, filepath.Join(dir, fmt.Sprintf("renamed-%05d", f)))
+		}
+	}
+	content := make([]byte, args.Size)
+	for i := range content {
+		content[i] = byte(i * 7)
+	}
+	got := sample{}
+	phases := []struct {
+		name string
+		op   func(i int) error
+	}{
+		{"create", func(i int) error { return createFile(paths[i], content, args.Fsync) }},
+		{"stat", func(i int) error { var st unix.Stat_t; return unix.Stat(paths[i], &st) }},
+		{"rename", func(i int) error { return unix.Rename(paths[i], renamed[i]) }},
+		{"unlink", func(i int) error { return unix.Unlink(renamed[i]) }},
+	}
+	for _, phase := range phases {
+		start := time.Now()
+		for i := range paths {
+			if err := phase.op(i); err != nil {
+				return nil, fmt.Errorf("%s %s: %w", phase.name, paths[i], err)
+			}
+		}
+		got[phase.name] = float64(len(paths)) / time.Since(start).Seconds()
+	}
+	return got, os.RemoveAll(args.Dir)
+}
+
+// createFile is open, write, close, and nothing that Go's os package adds.
+func createFile(path string, content []byte, fsync bool) error {
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = unix.Write(fd, content)
+	if err == nil && fsync {
+		err = unix.Fsync(fd)
+	}
+	if closeErr := unix.Close(fd); err == nil {
+		err = closeErr
+	}
+	return err
+}
