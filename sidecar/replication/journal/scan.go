@@ -1,0 +1,36 @@
+package journal
+
+// Summary is what Scan found.
+type Summary struct {
+	Segments  int    // that count
+	Free      int    // segment files that wait for use, the prepared one among them
+	Frames    int    // that count
+	Start     LSN    // where the first of them starts or would start
+	End       LSN    // where the last of them ends
+	SyncedEnd LSN    // everything below must verify: the highest synced end that is named
+	Stray     int    // frames that verify and do not count: behind the end of the log, or in a torn tail of an earlier life
+	Stopped   string // what was found at End
+}
+
+// Scan visits the frames of the log in order, as Open does, and changes nothing. The journal must not be open. Errors are those
+// of Open, with what was found until then.
+func Scan(o Options, visit func(Frame) error) (Summary, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return Summary{}, err
+	}
+	w, err := list(&o)
+	if err != nil {
+		return Summary{}, err
+	}
+	err = w.run(visit)
+	sum := Summary{
+		Segments: w.counted(), Frames: w.frames, Start: w.end, End: w.end, SyncedEnd: w.witness,
+		Stray: w.stray, Stopped: w.stopped,
+	}
+	sum.Free = len(w.free) + len(w.files) - sum.Segments
+	if sum.Segments > 0 {
+		sum.Start = w.o.firstFrame(w.files[0].seq)
+	}
+	return sum, err
+}

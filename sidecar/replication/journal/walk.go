@@ -1,0 +1,265 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// walk reads a journal that nobody writes to. It changes nothing.
+type walk struct {
+	o       *Options
+	files   []*segmentFile // ascending, without gap
+	free    []string       // *.free files of the right size
+	useless []string       // *.tmp and *.free files of the wrong size
+
+	frames  int
+	end     LSN    // of the log: the end of the last frame that counts
+	stopped string // why the walk ended there
+	witness LSN    // the highest synced end that a frame or a header which verifies names
+	stray   int    // frames behind end that verify and do not count
+}
+
+// segmentFile is a *.seg file as found.
+type segmentFile struct {
+	seq    uint64
+	name   string
+	whole  bool // of the right size
+	blank  bool // nothing but zeros in its first page
+	head   segmentHeader
+	headOK bool // else head is the copy at the end of the file, if copyOK
+	copyOK bool
+	frames int // that count
+}
+
+// known reports whether the generation of the segment's frames is known.
+func (s *segmentFile) known() bool { return s.headOK || s.copyOK }
+
+// list reads the directory and the headers of all segments.
+func list(o *Options) (*walk, error) {
+	names, err := o.FS.List(o.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("journal: list %s: %w", o.Dir, err)
+	}
+	slices.Sort(names)
+	w := &walk{o: o}
+	for _, name := range names {
+		if err := w.add(name); err != nil {
+			return nil, err
+		}
+	}
+	return w, nil
+}
+
+func (w *walk) add(name string) error {
+	if strings.HasSuffix(name, tempSuffix) {
+		w.useless = append(w.useless, name)
+		return nil
+	}
+	if strings.HasSuffix(name, freeSuffix) {
+		info, err := w.o.FS.Stat(w.o.path(name))
+		if err != nil {
+			return fmt.Errorf("journal: stat %s: %w", name, err)
+		}
+		if w.o.isWhole(info) {
+			w.free = append(w.free, name)
+		} else {
+			w.useless = append(w.useless, name)
+		}
+		return nil
+	}
+	seq, ok := parseSegmentName(name)
+	if !ok {
+		return nil
+	}
+	s := &segmentFile{seq: seq, name: name}
+	w.files = append(w.files, s)
+	return w.readHeaders(s)
+}
+
+func (w *walk) readHeaders(s *segmentFile) error {
+	f, err := w.o.FS.Open(w.o.path(s.name))
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("journal: stat %s: %w", s.name, err)
+	}
+	s.whole = w.o.isWhole(info)
+	r := reader{f: f, name: s.name}
+	page, err := r.bytes(0, headerPageBytes)
+	if err != nil {
+		return err
+	}
+	s.blank = !slices.ContainsFunc(page, func(b byte) bool { return b != 0 })
+	if s.head, s.headOK = parseSegmentHeader(page); s.headOK {
+		if err := s.head.belongs(w.o, s.name); err != nil {
+			return err
+		}
+		s.headOK = s.head.seq == s.seq
+	}
+	if page, err = r.bytes(w.o.SegmentBytes-headerPageBytes, headerPageBytes); err != nil {
+		return err
+	}
+	tail, ok := parseSegmentHeader(page)
+	s.copyOK = ok && tail.seq == s.seq && tail.belongs(w.o, s.name) == nil
+	if !s.headOK && s.copyOK {
+		s.head = tail
+	}
+	return nil
+}
+
+// run visits the frames that count, in order. Errors: *DamageError, *MismatchError, visit's, and those of reading.
+func (w *walk) run(visit func(Frame) error) error {
+	if len(w.files) == 0 {
+		return nil
+	}
+	w.end = w.o.base(w.files[0].seq)
+	for i, s := range w.files {
+		if want := w.files[0].seq + uint64(i); s.seq != want {
+			return w.missing(want)
+		}
+		if !s.headOK {
+			return w.stop(i, w.o.base(s.seq), "the segment's header does not verify")
+		}
+		w.witness = max(w.witness, s.head.syncedEnd)
+		limit, followed := w.limit(i)
+		if limit < w.o.firstFrame(s.seq) || limit > w.o.frameLimit(s.seq) {
+			// It verifies, so it is what was written: nothing can be said about the log below it.
+			return w.damage(i+1, w.o.base(s.seq+1), "the header's prevEnd is outside of the segment before it")
+		}
+		at, reason, err := w.segment(s, limit, visit)
+		if err != nil {
+			return err
+		}
+		if at < limit || !followed {
+			return w.stop(i, at, reason)
+		}
+	}
+	return nil
+}
+
+// limit returns the end of the frames of segment i that may count, and whether a next segment says so.
+func (w *walk) limit(i int) (LSN, bool) {
+	if i+1 < len(w.files) && w.files[i+1].known() {
+		return w.files[i+1].head.prevEnd, true
+	}
+	return w.o.frameLimit(w.files[i].seq), i+1 < len(w.files)
+}
+
+// segment visits a segment's frames and returns the first position below limit that has none, or limit.
+func (w *walk) segment(s *segmentFile, limit LSN, visit func(Frame) error) (LSN, string, error) {
+	f, err := w.o.FS.Open(w.o.path(s.name))
+	if err != nil {
+		return 0, "", fmt.Errorf("journal: %w", err)
+	}
+	defer f.Close()
+	r := reader{f: f, name: s.name}
+	at := w.o.firstFrame(s.seq)
+	for at < limit {
+		frame, h, reason, err := w.frame(&r, s, at, limit)
+		if err != nil || reason != "" {
+			return at, reason, err
+		}
+		if err := h.supported(s.name); err != nil {
+			return at, "", err
+		}
+		w.witness = max(w.witness, frame.SyncedEnd)
+		if err := visit(frame); err != nil {
+			return at, "", err
+		}
+		s.frames++
+		w.frames++
+		at = frame.End
+		w.end = at
+	}
+	return at, "the segment is full", nil
+}
+
+// frame reads the frame at the given position. A reason says why there is none; an error is one of reading.
+func (w *walk) frame(r *reader, s *segmentFile, at, limit LSN) (Frame, frameHeader, string, error) {
+	off := int64(at - w.o.base(s.seq))
+	b, err := r.bytes(off, frameHeaderBytes)
+	if err != nil {
+		return Frame{}, frameHeader{}, "", err
+	}
+	h, ok := parseFrameHeader(b)
+	if !ok {
+		return Frame{}, h, "no frame starts here", nil
+	}
+	if !verifyFrameHeader(b, s.head.generation, at) {
+		return Frame{}, h, "the frame's header does not verify", nil
+	}
+	end := at + LSN(frameBytes(int(h.bodyBytes)))
+	if h.bodyBytes > MaxBodyBytes || end > limit {
+		return Frame{}, h, "the frame is longer than its place", nil
+	}
+	if b, err = r.bytes(off, frameHeaderBytes+int(h.bodyBytes)); err != nil {
+		return Frame{}, h, "", err
+	}
+	if len(b) < frameHeaderBytes+int(h.bodyBytes) {
+		return Frame{}, h, "the file ends within the frame", nil
+	}
+	body := b[frameHeaderBytes:]
+	if crc32.Update(bodySeed(s.head.generation, at), castagnoli, body) != h.bodyCRC {
+		return Frame{}, h, "the frame's body does not verify", nil
+	}
+	return Frame{
+		LSN: at, End: end, Kind: h.kind, Group: h.group, Replica: h.replica, SyncedEnd: h.syncedEnd, Body: body,
+	}, h, "", nil
+}
+
+// supported returns a *MismatchError for a frame that verifies, but that this version does not understand.
+func (h frameHeader) supported(file string) error {
+	mismatch := func(what string, found, expected any) error {
+		return &MismatchError{
+			File: file, What: what, Found: fmt.Sprint(found), Expected: fmt.Sprint(expected),
+			Fix: "it was written by a newer version of Remora; start that version, or a newer one",
+		}
+	}
+	switch {
+	case h.version != frameVersion:
+		return mismatch("frame version", h.version, frameVersion)
+	case !h.kind.known():
+		return mismatch("frame kind", h.kind, "payload, binding, hardstate or entry")
+	case h.flags != 0:
+		return mismatch("frame flags", h.flags, 0)
+	case h.reserved:
+		return mismatch("a reserved field of a frame", "set", "zero")
+	}
+	return nil
+}
+
+// reader reads a file through a window, so that a segment is never in memory as a whole.
+type reader struct {
+	f    vfs.File
+	name string
+	buf  []byte // what the file holds from off on
+	off  int64
+}
+
+const windowBytes = 256 << 10
+
+// bytes returns n bytes at off, fewer where the file ends. They are valid until the next call.
+func (r *reader) bytes(off int64, n int) ([]byte, error) {
+	if off < r.off || off+int64(n) > r.off+int64(len(r.buf)) {
+		size := max(n, windowBytes)
+		r.buf = slices.Grow(r.buf[:0], size)[:size]
+		r.off = off
+		got, err := r.f.ReadAt(r.buf, off)
+		if err != nil && !errors.Is(err, io.EOF) {
+			r.buf = r.buf[:0]
+			return nil, fmt.Errorf("journal: read %s at %d: %w", r.name, off, err)
+		}
+		r.buf = r.buf[:got]
+	}
+	b := r.buf[off-r.off:]
+	return b[:min(n, len(b))], nil
+}
