@@ -1,0 +1,118 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/remora-storage/remora/webhook"
+)
+
+func injectCommand() *cobra.Command {
+	var (
+		files []string
+		mode  string
+		cfg   webhook.Config
+	)
+	c := &cobra.Command{
+		Use:   "inject -f FILE",
+		Short: "Give annotated pods in manifests their sidecar",
+		Long: `Inject reads manifests (YAML or JSON, any number of documents) and writes them to standard output, with the sidecar added to
+every Pod, Deployment, StatefulSet, DaemonSet, Job and CronJob whose pod is annotated with remora.dev/volumes. Everything else
+passes untouched, byte for byte. Injecting twice changes nothing. All problems are reported at once; then nothing is written.`,
+		Example: "  remora inject -f db.yaml | kubectl apply -f -\n  kustomize build . | remora inject -f -",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			m, err := webhook.ParseMode(mode)
+			if err != nil {
+				return fmt.Errorf("--mode: %w", err)
+			}
+			return inject(files, webhook.Options{Mode: m, Config: cfg}, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	f := c.Flags()
+	f.StringArrayVarP(&files, "file", "f", nil, "manifest to read, or - for standard input; may be given several times")
+	f.StringVar(&mode, "mode", string(webhook.Privileged), "how volumes are mounted: "+strings.Join(webhook.Modes(), " or "))
+	f.StringVar(&cfg.Image, "image", webhook.DefaultImage, "image of the sidecar")
+	f.StringVar(&cfg.OTLPEndpoint, "otlp-endpoint", "", "URL to which sidecars send traces (default: none are sent)")
+	return c
+}
+
+// inject writes the injected files to out, or every problem to report, one a line, and nothing to out.
+func inject(names []string, o webhook.Options, in io.Reader, out, report io.Writer) error {
+	files, err := readManifests(names, in)
+	if err != nil {
+		return err
+	}
+	result, err := webhook.Inject(files, o)
+	var problems webhook.Errors
+	if errors.As(err, &problems) {
+		fmt.Fprintln(report, problems)
+		return fmt.Errorf("nothing was injected: %d %s", len(problems), plural(len(problems), "problem"))
+	}
+	if err != nil {
+		return err
+	}
+	_, err = out.Write(webhook.Join(result.Files))
+	return err
+}
+
+// readManifests reads the named files. It is also what `remora dev` reads its -f with.
+func readManifests(names []string, in io.Reader) ([]webhook.File, error) {
+	if len(names) == 0 {
+		return nil, errors.New("no manifest given; write -f FILE, or -f - for standard input")
+	}
+	var files []webhook.File
+	var errs []error
+	for i, name := range names {
+		for _, earlier := range names[:i] {
+			if earlier == name {
+				errs = append(errs, fmt.Errorf("-f %s is given twice; remove one", name))
+			}
+		}
+		f, err := readManifest(name, in)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("-f %s: %w", name, err))
+		}
+		files = append(files, f)
+	}
+	return files, errors.Join(errs...)
+}
+
+func readManifest(name string, in io.Reader) (webhook.File, error) {
+	f := webhook.File{Name: name}
+	r := in
+	if name == "-" {
+		f.Name = "standard input"
+	} else {
+		file, err := os.Open(name)
+		if err != nil {
+			var pathErr *os.PathError
+			if errors.As(err, &pathErr) {
+				err = pathErr.Err
+			}
+			return f, err
+		}
+		defer file.Close()
+		if info, err := file.Stat(); err == nil && info.IsDir() {
+			return f, errors.New("is a directory; name the files in it")
+		}
+		r = file
+	}
+	var b bytes.Buffer
+	_, err := io.Copy(&b, io.LimitReader(r, webhook.MaxFile+1))
+	f.Data = b.Bytes()
+	return f, err
+}
+
+func plural(n int, noun string) string {
+	if n == 1 {
+		return noun
+	}
+	return noun + "s"
+}

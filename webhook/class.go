@@ -1,0 +1,124 @@
+package webhook
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/remora-storage/remora/api/v1alpha1"
+	"github.com/remora-storage/remora/webhook/spec"
+)
+
+// The fields of a VolumeClass. Another one is refused: a setting that is ignored in silence is worse than none.
+var (
+	classFields = []string{"apiVersion", "kind", "metadata", "spec"}
+	specFields  = []string{"replicas", "durability", "sealing", "minSize", "maxSize", "defaultSize", "trace"}
+	traceFields = []string{"default", "allowed"}
+)
+
+// readClass reads a VolumeClass document.
+func readClass(root *yaml.Node) (spec.Class, []spec.Problem) {
+	r := classReader{}
+	r.fields("", root, classFields)
+	s := r.mapping("spec", root)
+	r.fields("spec.", s, specFields)
+	trace := r.mapping("spec.trace", s)
+	r.fields("spec.trace.", trace, traceFields)
+	v := v1alpha1.VolumeClassSpec{
+		Replicas:    r.integer("spec.replicas", s),
+		Durability:  v1alpha1.Durability(r.text("spec.durability", s)),
+		Sealing:     v1alpha1.Sealing(r.text("spec.sealing", s)),
+		MinSize:     r.text("spec.minSize", s),
+		MaxSize:     r.text("spec.maxSize", s),
+		DefaultSize: r.text("spec.defaultSize", s),
+		Trace:       v1alpha1.TracePolicy{Default: r.text("spec.trace.default", trace), Allowed: r.texts("spec.trace.allowed", trace)},
+	}
+	c, problems := spec.NewClass(text(root, "metadata", "name"), v)
+	return c, append(r.problems, problems...)
+}
+
+type classReader struct{ problems []spec.Problem }
+
+func (r *classReader) bad(key string, n *yaml.Node, what, allowed, fix string) {
+	r.problems = append(r.problems, spec.Problem{Key: key, Value: n.Value, HasValue: n.Kind == yaml.ScalarNode, What: what, Allowed: allowed, Fix: fix})
+}
+
+func (r *classReader) fields(prefix string, n *yaml.Node, known []string) {
+	if n == nil || n.Kind != yaml.MappingNode {
+		return
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key := n.Content[i].Value
+		if slices.Contains(known, key) {
+			continue
+		}
+		fix := "remove it"
+		if near := spec.Nearest(key, known); near != "" {
+			fix = "write " + prefix + near
+		}
+		r.bad(prefix+key, n.Content[i+1], "is an unknown field", strings.Join(known, ", "), fix)
+	}
+}
+
+// value returns the field of a dotted key, nil if it is absent or null.
+func value(key string, n *yaml.Node) *yaml.Node {
+	v := get(n, key[strings.LastIndexByte(key, '.')+1:])
+	if v != nil && v.ShortTag() == "!!null" {
+		return nil
+	}
+	return v
+}
+
+func (r *classReader) mapping(key string, n *yaml.Node) *yaml.Node {
+	v := value(key, n)
+	if v != nil && v.Kind != yaml.MappingNode {
+		r.bad(key, v, "is not a mapping", "fields and their values", "indent its fields below it")
+		return nil
+	}
+	return v
+}
+
+func (r *classReader) integer(key string, n *yaml.Node) *int {
+	v := value(key, n)
+	if v == nil {
+		return nil
+	}
+	i, err := strconv.Atoi(v.Value)
+	if err != nil || v.ShortTag() != "!!int" {
+		r.bad(key, v, "is not a whole number", "1", "write 1")
+		return nil
+	}
+	return &i
+}
+
+// text reads a string. A bare on or 5 is taken as it is written: to YAML 1.2 the one is a string, and the other is a size.
+func (r *classReader) text(key string, n *yaml.Node) string {
+	v := value(key, n)
+	if v == nil {
+		return ""
+	}
+	if v.Kind != yaml.ScalarNode {
+		r.bad(key, v, "is not a string", "a string", "write one value")
+		return ""
+	}
+	return v.Value
+}
+
+func (r *classReader) texts(key string, n *yaml.Node) []string {
+	v := value(key, n)
+	if v == nil {
+		return nil
+	}
+	list := []string{}
+	if v.Kind != yaml.SequenceNode {
+		r.bad(key, v, "is not a list", "a list of strings", fmt.Sprintf("write [%s]", v.Value))
+		return list
+	}
+	for _, e := range v.Content {
+		list = append(list, e.Value)
+	}
+	return list
+}

@@ -1,0 +1,47 @@
+package webhook
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Mode is how a pod's volumes are mounted.
+type Mode string
+
+// The modes. A third, "node", has the mounts made by a node plugin.
+const (
+	// Privileged: the sidecar is privileged and mounts by itself; propagation takes the mounts to the other containers.
+	Privileged Mode = "privileged"
+	// Dev: `remora dev` mounts; the sidecar is a process and the manifest never sees a cluster.
+	Dev Mode = "dev"
+)
+
+// Modes lists the modes by name.
+func Modes() []string { return []string{string(Privileged), string(Dev)} }
+
+// ParseMode reads the name of a mode.
+func ParseMode(s string) (Mode, error) {
+	switch m := Mode(s); m {
+	case Privileged, Dev:
+		return m, nil
+	}
+	return "", fmt.Errorf("mode %q; allowed: %s", s, strings.Join(Modes(), ", "))
+}
+
+// DefaultImage is the sidecar's image where Config names none.
+const DefaultImage = "remora-storage/remora:0.1.0"
+
+// Config is what the administrator decides about every sidecar.
+type Config struct {
+	// Image of the sidecar. Empty means DefaultImage.
+	Image string
+	// OTLPEndpoint is where sidecars send traces, a URL. Empty means that they send none.
+	OTLPEndpoint string
+}
+
+func (c Config) image() string {
+	if c.Image == "" {
+		return DefaultImage
+	}
+	return c.Image
+}
