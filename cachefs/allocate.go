@@ -1,0 +1,161 @@
+package cachefs
+
+import (
+	"syscall"
+
+	"github.com/remora-storage/remora/cachefs/meta"
+	"github.com/remora-storage/remora/cachefs/record"
+)
+
+// Modes of Fallocate, as fallocate(2).
+const (
+	FallocKeepSize  = 0x01
+	FallocPunchHole = 0x02
+	FallocZeroRange = 0x10
+)
+
+// Whence of Seek, as lseek(2).
+const (
+	SeekData = 3
+	SeekHole = 4
+)
+
+// Fallocate changes how a range is stored. Nothing is reserved: a plain allocation only sets the size, after a look whether the
+// volume has room for it.
+func (fs *FS) Fallocate(caller *Caller, ino meta.Ino, mode uint32, off, n uint64) error {
+	if n == 0 {
+		return syscall.EINVAL
+	}
+	if off > MaxFileSize || n > MaxFileSize-off {
+		return syscall.EFBIG
+	}
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	in, err := fs.regular(ino)
+	if err != nil {
+		return err
+	}
+	switch mode {
+	case 0, FallocKeepSize:
+		if in.Blocks*record.BlockSize < off+n && fs.counters.Used+n > fs.cfg.Size {
+			return syscall.ENOSPC
+		}
+	case FallocPunchHole | FallocKeepSize, FallocZeroRange, FallocZeroRange | FallocKeepSize:
+		if err := fs.punch(caller, ino, off, min(off+n, max(in.Size, off))); err != nil {
+			return err
+		}
+		if in, err = fs.regular(ino); err != nil {
+			return err
+		}
+	default:
+		return syscall.EOPNOTSUPP
+	}
+	if mode&FallocKeepSize != 0 || off+n <= in.Size {
+		return nil
+	}
+	c := fs.begin(caller)
+	if _, err := c.resize(ino, &in, off+n); err != nil {
+		return err
+	}
+	in.Mtime, in.Ctime = c.now, c.now
+	c.setInode(ino, in)
+	return c.commit(nil)
+}
+
+// punch makes [off, end) read as zeros, a bounded number of chunks a record.
+func (fs *FS) punch(caller *Caller, ino meta.Ino, off, end uint64) error {
+	for off < end {
+		in, err := fs.inode(ino)
+		if err != nil {
+			return err
+		}
+		c := fs.begin(caller)
+		if in.Flags&meta.FlagInline != 0 {
+			if err := c.write(ino, &in, off, make([]byte, end-off)); err != nil {
+				return err
+			}
+			off = end
+		}
+		for i := 0; i < chunksPerRecord && off < end; i++ {
+			from := off % record.ChunkSize
+			to := min(record.ChunkSize, from+end-off)
+			if err := c.punchChunk(chunkID{ino, off / record.ChunkSize}, &in, from, to); err != nil {
+				return err
+			}
+			off += to - from
+		}
+		in.Mtime, in.Ctime = c.now, c.now
+		c.setInode(ino, in)
+		if err := c.commit(nil); err != nil {
+			return err
+		}
+		caller = &Caller{IO: caller.IO, Changed: caller.Changed}
+	}
+	return nil
+}
+
+// Seek finds the next data or hole at or behind off.
+func (fs *FS) Seek(ino meta.Ino, off uint64, whence uint32) (uint64, error) {
+	fs.mu.RLock()
+	defer fs.mu.RUnlock()
+	in, err := fs.regular(ino)
+	if err != nil {
+		return 0, err
+	}
+	if whence != SeekData && whence != SeekHole {
+		return 0, syscall.EINVAL
+	}
+	if off >= in.Size {
+		return 0, syscall.ENXIO
+	}
+	if in.Flags&meta.FlagInline != 0 {
+		if whence == SeekData {
+			return off, nil
+		}
+		return in.Size, nil
+	}
+	if whence == SeekData {
+		return fs.seekData(ino, &in, off)
+	}
+	return fs.seekHole(ino, &in, off)
+}
+
+func (fs *FS) seekData(ino meta.Ino, in *meta.Inode, off uint64) (uint64, error) {
+	found := in.Size
+	lower, upper := meta.ChunkKey(ino, off/record.ChunkSize), meta.ChunkKey(ino+1, 0)
+	err := fs.scan(lower, upper, func(key, value []byte) (bool, error) {
+		ch, err := meta.DecodeChunk(value)
+		if err != nil {
+			return false, err
+		}
+		start := meta.ChunkIndex(key) * record.ChunkSize
+		for b := uint32(0); b < record.ChunkBlocks; b++ {
+			if at := start + uint64(b)*record.BlockSize; at+record.BlockSize > off && ch.Blocks.Has(b) {
+				found = max(at, off)
+				return false, nil
+			}
+		}
+		return true, nil
+	})
+	if err == nil && found >= in.Size {
+		err = syscall.ENXIO
+	}
+	return found, err
+}
+
+func (fs *FS) seekHole(ino meta.Ino, in *meta.Inode, off uint64) (uint64, error) {
+	for at := off; at < in.Size; {
+		ch, err := fs.chunk(chunkID{ino, at / record.ChunkSize})
+		if err != nil {
+			return 0, err
+		}
+		start := at - at%record.ChunkSize
+		for b := uint32(at % record.ChunkSize / record.BlockSize); b < record.ChunkBlocks; b++ {
+			if !ch.Blocks.Has(b) {
+				return min(max(start+uint64(b)*record.BlockSize, off), in.Size), nil
+			}
+		}
+		at = start + record.ChunkSize
+	}
+	return in.Size, nil
+}

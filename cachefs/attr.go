@@ -1,0 +1,195 @@
+package cachefs
+
+import (
+	"syscall"
+
+	"github.com/remora-storage/remora/cachefs/meta"
+)
+
+// Attr is an inode with its number.
+type Attr struct {
+	Ino meta.Ino
+	meta.Inode
+}
+
+// Attr returns what stat shows.
+func (fs *FS) Attr(ino meta.Ino) (Attr, error) {
+	fs.mu.RLock()
+	defer fs.mu.RUnlock()
+	in, err := fs.inode(ino)
+	return Attr{ino, in}, err
+}
+
+// SetAttr is what setattr changes; nil fields stay. A zero Time with Now set means the clock's.
+type SetAttr struct {
+	Mode         *uint32 // permissions
+	UID, GID     *uint32
+	Size         *uint64
+	Atime, Mtime *meta.Time
+	Ctime        *meta.Time
+	AtimeNow     bool
+	MtimeNow     bool
+	KillSuidGid  bool // the caller may not keep suid and sgid (a write or truncate without CAP_FSETID, a chown)
+}
+
+// SetAttr changes attributes. Truncation to a smaller size frees what is behind it.
+func (fs *FS) SetAttr(caller *Caller, ino meta.Ino, s SetAttr) (Attr, error) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	in, err := fs.inode(ino)
+	if err != nil {
+		return Attr{}, err
+	}
+	if s.Size != nil {
+		return fs.setAttrSize(caller, ino, in, s)
+	}
+	c := fs.begin(caller)
+	c.applyAttr(&in, s)
+	c.setInode(ino, in)
+	return Attr{ino, in}, c.commit(nil)
+}
+
+func (c *change) applyAttr(in *meta.Inode, s SetAttr) {
+	const perm = 0o7777
+	if s.Mode != nil {
+		in.Mode = in.Mode&^perm | *s.Mode&perm
+	}
+	if s.UID != nil {
+		in.UID = *s.UID
+	}
+	if s.GID != nil {
+		in.GID = *s.GID
+	}
+	if s.KillSuidGid {
+		killSuidGid(in)
+	}
+	switch {
+	case s.AtimeNow:
+		in.Atime = c.now
+	case s.Atime != nil:
+		in.Atime = *s.Atime
+	}
+	switch {
+	case s.MtimeNow:
+		in.Mtime = c.now
+	case s.Mtime != nil:
+		in.Mtime = *s.Mtime
+	}
+	in.Ctime = c.now
+	if s.Ctime != nil {
+		in.Ctime = *s.Ctime
+	}
+}
+
+// killSuidGid does what the kernel does for its own file systems: sgid without group execution is not a set-group-ID bit.
+func killSuidGid(in *meta.Inode) {
+	if in.Mode&syscall.S_IFMT != syscall.S_IFREG {
+		return
+	}
+	in.Mode &^= syscall.S_ISUID
+	if in.Mode&syscall.S_IXGRP != 0 {
+		in.Mode &^= syscall.S_ISGID
+	}
+}
+
+// Readlink returns the target of a symlink.
+func (fs *FS) Readlink(ino meta.Ino) ([]byte, error) {
+	fs.mu.RLock()
+	defer fs.mu.RUnlock()
+	in, err := fs.inode(ino)
+	if err != nil {
+		return nil, err
+	}
+	if in.Mode&syscall.S_IFMT != syscall.S_IFLNK {
+		return nil, syscall.EINVAL
+	}
+	return fs.inline(ino)
+}
+
+// inline reads the content of a small file, or a symlink's target. fs.mu must be held.
+func (fs *FS) inline(ino meta.Ino) ([]byte, error) {
+	b, _, err := fs.get(meta.InlineKey(ino))
+	return b, err
+}
+
+// GetXattr returns an extended attribute.
+func (fs *FS) GetXattr(ino meta.Ino, name string) ([]byte, error) {
+	fs.mu.RLock()
+	defer fs.mu.RUnlock()
+	b, ok, err := fs.get(meta.XattrKey(ino, name))
+	if err == nil && !ok {
+		err = syscall.ENODATA
+	}
+	return b, err
+}
+
+// ListXattr returns the names of the extended attributes.
+func (fs *FS) ListXattr(ino meta.Ino) ([]string, error) {
+	fs.mu.RLock()
+	defer fs.mu.RUnlock()
+	var names []string
+	lower, upper := meta.XattrRange(ino)
+	err := fs.scan(lower, upper, func(key, _ []byte) (bool, error) {
+		names = append(names, meta.XattrName(key))
+		return true, nil
+	})
+	return names, err
+}
+
+// Flags of SetXattr.
+const (
+	XattrCreate  = 1
+	XattrReplace = 2
+)
+
+// SetXattr sets an extended attribute.
+func (fs *FS) SetXattr(caller *Caller, ino meta.Ino, name string, value []byte, flags uint32) error {
+	if len(name) > MaxName {
+		return syscall.ERANGE
+	}
+	if len(value) > MaxXattr {
+		return syscall.E2BIG
+	}
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	in, err := fs.inode(ino)
+	if err != nil {
+		return err
+	}
+	key := meta.XattrKey(ino, name)
+	_, exists, err := fs.get(key)
+	switch {
+	case err != nil:
+		return err
+	case exists && flags&XattrCreate != 0:
+		return syscall.EEXIST
+	case !exists && flags&XattrReplace != 0:
+		return syscall.ENODATA
+	}
+	c := fs.begin(caller)
+	c.set(key, append([]byte{}, value...))
+	in.Ctime = c.now
+	c.setInode(ino, in)
+	return c.commit(nil)
+}
+
+// RemoveXattr removes an extended attribute.
+func (fs *FS) RemoveXattr(caller *Caller, ino meta.Ino, name string) error {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	in, err := fs.inode(ino)
+	if err != nil {
+		return err
+	}
+	key := meta.XattrKey(ino, name)
+	if _, exists, err := fs.get(key); err != nil {
+		return err
+	} else if !exists {
+		return syscall.ENODATA
+	}
+	c := fs.begin(caller)
+	c.delete(key)
+	in.Ctime = c.now
+	c.setInode(ino, in)
+	return c.commit(nil)
+}

@@ -1,0 +1,268 @@
+package cachefs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/remora-storage/remora/cachefs/meta"
+	"github.com/remora-storage/remora/cachefs/record"
+	"github.com/remora-storage/remora/cachefs/store"
+	"github.com/remora-storage/remora/telemetry"
+)
+
+// Log is the volume's log as its one writer sees it.
+type Log interface {
+	// Append writes the next record to the local journal and returns before it is synced. Records come in the order of their seq,
+	// one call at a time. The record and what it points to belong to the log from now on and are never changed. It may block
+	// while too much is unaccepted. An error means that the record is not in the log and never will be.
+	Append(r *record.Record) error
+	// Wait returns when every record up to seq is accepted, or an error if that cannot happen any more.
+	Wait(ctx context.Context, seq record.Seq) (telemetry.SpanRef, error)
+}
+
+// State is where accepted records end up: a replica's store.
+type State interface {
+	Get(key []byte) ([]byte, bool, error)
+	Scan(lower, upper []byte, visit func(key, value []byte) error) error
+	Locate(blob record.BlobID, first, count uint32) (store.Extent, error)
+	Read(e store.Extent, dst []byte) error
+	Answer(session, unique uint64) ([]byte, bool)
+}
+
+// Limits of the format.
+const (
+	MaxFileSize = 16 << 40 // bytes
+	MaxName     = 255      // bytes
+	MaxSymlink  = 4095
+	MaxLinks    = 65000
+	MaxXattr    = 64 << 10
+	InlineMax   = 2048 // bytes of a file that are kept in the metadata
+)
+
+// Config of a file system.
+type Config struct {
+	Log         Log
+	State       State
+	Epoch       record.Epoch
+	Incarnation record.Incarnation
+	Session     uint64           // of the FUSE connection
+	NewSession  bool             // the kernel knows nothing yet: no file of an earlier process is open
+	Size        uint64           // limit of content, bytes
+	Inodes      uint64           // limit of files and directories; 0 means one for each 4 KiB of Size
+	Now         func() time.Time // the clock
+	Logger      *slog.Logger
+}
+
+// Caller is who asks for an operation.
+type Caller struct {
+	Unique   uint64 // of the request, without bit 63; 0 if nobody waits for an answer
+	UID, GID uint32
+	IO       *telemetry.IO // its span; may be nil
+	Changed  bool          // set when the operation made a record: AnswerWritten is due
+}
+
+// FS is the file system of one volume.
+type FS struct {
+	cfg Config
+
+	mu       sync.RWMutex
+	seq      record.Seq // of the newest record
+	counters meta.Counters
+	over     overlay
+
+	// cacheMu is taken last. Entries are the newest state, put in while mu is held; any may be dropped at any time.
+	cacheMu sync.Mutex
+	inodes  map[meta.Ino]meta.Inode
+	chunks  map[chunkID]meta.Chunk
+
+	lookupMu sync.Mutex
+	lookups  map[meta.Ino]uint64 // what the kernel holds, as far as this process knows
+
+	answeredMu sync.Mutex
+	answered   []uint64 // answers that reached the kernel since the last record
+
+	reap   chan meta.Ino
+	reaped sync.WaitGroup
+}
+
+type chunkID struct {
+	ino   meta.Ino
+	index uint64
+}
+
+const cached = 16384 // entries in each cache
+
+// ErrNotFormatted is returned by Open for a volume that has no root directory.
+var ErrNotFormatted = errors.New("volume has no file system")
+
+// Open opens the file system whose Owner record has just been accepted and applied. With format, a volume without a root directory
+// gets one. Orphans of other sessions are removed.
+func Open(ctx context.Context, cfg Config, format bool) (*FS, error) {
+	if cfg.Inodes == 0 {
+		cfg.Inodes = max(cfg.Size/record.BlockSize, 1024)
+	}
+	fs := &FS{cfg: cfg, over: newOverlay(), inodes: map[meta.Ino]meta.Inode{}, chunks: map[chunkID]meta.Chunk{},
+		lookups: map[meta.Ino]uint64{}, reap: make(chan meta.Ino, 1024)}
+	b, ok, err := cfg.State.Get(meta.CountersKey())
+	switch {
+	case err != nil:
+		return nil, err
+	case ok:
+		if fs.counters, err = meta.DecodeCounters(b); err != nil {
+			return nil, err
+		}
+	case !format:
+		return nil, ErrNotFormatted
+	default:
+		if err := fs.format(ctx); err != nil {
+			return nil, fmt.Errorf("format: %w", err)
+		}
+	}
+	if err := fs.finishOrphans(); err != nil {
+		return nil, err
+	}
+	fs.reaped.Add(1)
+	go fs.reaper()
+	return fs, nil
+}
+
+func (fs *FS) format(ctx context.Context) error {
+	fs.mu.Lock()
+	now := meta.TimeOf(fs.cfg.Now())
+	// 0777, as an emptyDir that the kubelet makes: the volume replaces one.
+	root := meta.Inode{Mode: syscall.S_IFDIR | 0o777, Nlink: 2, Parent: meta.Root, Atime: now, Mtime: now, Ctime: now, Btime: now}
+	c := fs.begin(&Caller{})
+	c.counters = meta.Counters{NextIno: uint64(meta.Root) + 1, NextBlob: 1, NextCookie: 3, Inodes: 1}
+	c.setInode(meta.Root, root)
+	err := c.commit(nil)
+	fs.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return fs.Sync(ctx, &Caller{})
+}
+
+// Sync returns when everything that was answered before is accepted: fsync(2), of a file as of a directory.
+func (fs *FS) Sync(ctx context.Context, c *Caller) error {
+	fs.mu.RLock()
+	seq := fs.seq
+	fs.mu.RUnlock()
+	start := telemetry.Now()
+	commit, err := fs.cfg.Log.Wait(ctx, seq)
+	c.IO.Stage(telemetry.StageCommit, start, telemetry.Now())
+	c.IO.Link(commit)
+	return err
+}
+
+// Applied is called by the log when the store has the records: the overlay drops them.
+func (fs *FS) Applied(records []*record.Record) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for _, r := range records {
+		if r.Name.Epoch == fs.cfg.Epoch && r.Name.Incarnation == fs.cfg.Incarnation {
+			fs.over.drop(r)
+		}
+	}
+}
+
+// AnswerWritten is called when the answer of a request has reached the kernel: it will not be re-sent.
+func (fs *FS) AnswerWritten(unique uint64) {
+	fs.answeredMu.Lock()
+	fs.answered = append(fs.answered, unique)
+	fs.answeredMu.Unlock()
+}
+
+// FirstAnswer is what a re-sent request was answered the first time, if it changed something then.
+func (fs *FS) FirstAnswer(unique uint64) ([]byte, bool) {
+	return fs.cfg.State.Answer(fs.cfg.Session, unique)
+}
+
+// Statfs is what statfs(2) and status show.
+type Statfs struct {
+	Size, Used    uint64 // bytes
+	Inodes, Files uint64
+}
+
+// Statfs returns limits and use.
+func (fs *FS) Statfs() Statfs {
+	fs.mu.RLock()
+	defer fs.mu.RUnlock()
+	return Statfs{Size: fs.cfg.Size, Used: fs.counters.Used, Inodes: fs.cfg.Inodes, Files: fs.counters.Inodes}
+}
+
+// Close stops what runs in the background. It makes nothing durable: Sync does.
+func (fs *FS) Close() {
+	close(fs.reap)
+	fs.reaped.Wait()
+}
+
+// get reads the newest value of a key. fs.mu must be held.
+func (fs *FS) get(key []byte) ([]byte, bool, error) {
+	if v, deleted, ok := fs.over.get(key); ok {
+		return v, !deleted, nil
+	}
+	return fs.cfg.State.Get(key)
+}
+
+// inode reads the newest state of an inode. fs.mu must be held, for reading at least.
+func (fs *FS) inode(ino meta.Ino) (meta.Inode, error) {
+	fs.cacheMu.Lock()
+	in, ok := fs.inodes[ino]
+	fs.cacheMu.Unlock()
+	if ok {
+		return in, nil
+	}
+	b, ok, err := fs.get(meta.InodeKey(ino))
+	if err != nil {
+		return meta.Inode{}, err
+	}
+	if !ok {
+		return meta.Inode{}, syscall.ESTALE
+	}
+	if in, err = meta.DecodeInode(b); err == nil {
+		remember(&fs.cacheMu, fs.inodes, ino, in)
+	}
+	return in, err
+}
+
+// chunk reads the newest state of a chunk; its blob is 0 if the chunk is a hole. fs.mu must be held, for reading at least.
+func (fs *FS) chunk(id chunkID) (meta.Chunk, error) {
+	fs.cacheMu.Lock()
+	c, ok := fs.chunks[id]
+	fs.cacheMu.Unlock()
+	if ok {
+		return c, nil
+	}
+	b, ok, err := fs.get(meta.ChunkKey(id.ino, id.index))
+	if err != nil || !ok {
+		return meta.Chunk{}, err
+	}
+	if c, err = meta.DecodeChunk(b); err == nil {
+		remember(&fs.cacheMu, fs.chunks, id, c)
+	}
+	return c, err
+}
+
+// remember puts an entry into a bounded cache; some other entry makes room.
+func remember[K comparable, V any](mu *sync.Mutex, m map[K]V, k K, v V) {
+	mu.Lock()
+	defer mu.Unlock()
+	if _, ok := m[k]; !ok && len(m) >= cached {
+		for other := range m {
+			delete(m, other)
+			break
+		}
+	}
+	m[k] = v
+}
+
+func forget[K comparable, V any](mu *sync.Mutex, m map[K]V, k K) {
+	mu.Lock()
+	defer mu.Unlock()
+	delete(m, k)
+}

@@ -1,0 +1,130 @@
+package cachefs
+
+import (
+	"bytes"
+
+	"github.com/google/btree"
+
+	"github.com/remora-storage/remora/cachefs/record"
+)
+
+// overlay holds what was appended to the log and is not in the store yet: newest value by key, newest content by block.
+type overlay struct {
+	keys   *btree.BTreeG[overKey]
+	blocks map[blockID]overBlock
+}
+
+type overKey struct {
+	key     []byte
+	value   []byte
+	deleted bool
+	seq     record.Seq
+}
+
+type blockID struct {
+	blob  record.BlobID
+	block uint32
+}
+
+type overBlock struct {
+	data []byte // record.BlockSize bytes, never changed
+	seq  record.Seq
+}
+
+func newOverlay() overlay {
+	less := func(a, b overKey) bool { return bytes.Compare(a.key, b.key) < 0 }
+	return overlay{keys: btree.NewG(32, less), blocks: map[blockID]overBlock{}}
+}
+
+func (o *overlay) get(key []byte) (value []byte, deleted, ok bool) {
+	e, ok := o.keys.Get(overKey{key: key})
+	return e.value, e.deleted, ok
+}
+
+// add takes in a record that the log has taken.
+func (o *overlay) add(r *record.Record) {
+	seq := r.Name.Seq
+	for i := range r.Muts {
+		m := &r.Muts[i]
+		o.keys.ReplaceOrInsert(overKey{m.Key, m.Value, m.Delete, seq})
+	}
+	for i := range r.Ops {
+		op := &r.Ops[i]
+		for k := range op.Seals {
+			id := blockID{op.Blob, op.First + uint32(k)}
+			o.blocks[id] = overBlock{op.Data[k*record.BlockSize : (k+1)*record.BlockSize], seq}
+		}
+	}
+}
+
+// drop removes what the store has now, unless something newer has replaced it.
+func (o *overlay) drop(r *record.Record) {
+	seq := r.Name.Seq
+	for i := range r.Muts {
+		k := overKey{key: r.Muts[i].Key}
+		if e, ok := o.keys.Get(k); ok && e.seq == seq {
+			o.keys.Delete(k)
+		}
+	}
+	for i := range r.Ops {
+		op := &r.Ops[i]
+		for k := range op.Seals {
+			id := blockID{op.Blob, op.First + uint32(k)}
+			if b, ok := o.blocks[id]; ok && b.seq == seq {
+				delete(o.blocks, id)
+			}
+		}
+	}
+}
+
+// pair is a key and its newest value.
+type pair struct{ key, value []byte }
+
+// scan calls visit for the newest state of the keys in [lower, upper), in order, until it returns false. fs.mu must be held.
+func (fs *FS) scan(lower, upper []byte, visit func(key, value []byte) (bool, error)) error {
+	var over []overKey
+	fs.over.keys.AscendRange(overKey{key: lower}, overKey{key: upper}, func(e overKey) bool {
+		over = append(over, e)
+		return true
+	})
+	i := 0
+	more := true
+	// upTo visits the overlay's keys below key, or all if key is nil.
+	upTo := func(key []byte) error {
+		for ; more && i < len(over) && (key == nil || bytes.Compare(over[i].key, key) < 0); i++ {
+			if over[i].deleted {
+				continue
+			}
+			var err error
+			if more, err = visit(over[i].key, over[i].value); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	err := fs.cfg.State.Scan(lower, upper, func(key, value []byte) error {
+		if err := upTo(key); err != nil {
+			return err
+		}
+		if !more {
+			return errStop
+		}
+		if i < len(over) && bytes.Equal(over[i].key, key) {
+			e := over[i]
+			i++
+			if e.deleted {
+				return nil
+			}
+			value = e.value
+		}
+		var err error
+		if more, err = visit(key, value); err == nil && !more {
+			err = errStop
+		}
+		return err
+	})
+	if err != nil {
+		return ignoreStop(err)
+	}
+	return upTo(nil)
+}

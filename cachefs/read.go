@@ -1,0 +1,181 @@
+package cachefs
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/remora-storage/remora/cachefs/meta"
+	"github.com/remora-storage/remora/cachefs/record"
+	"github.com/remora-storage/remora/cachefs/store"
+)
+
+// Read reads into dst from off and returns how much there was before the end of the file. dst beyond that may be overwritten.
+func (fs *FS) Read(ino meta.Ino, off uint64, dst []byte) (int, error) {
+	var seen *store.Extent
+	for {
+		fs.mu.RLock()
+		p, n, err := fs.planRead(ino, off, dst)
+		fs.mu.RUnlock()
+		if err != nil {
+			return 0, err
+		}
+		err = p.fill(fs)
+		if err == nil {
+			return n, nil
+		}
+		if !errors.Is(err, store.ErrStale) {
+			return 0, err
+		}
+		// The block does not fit the seal that we saw: it has been written meanwhile, and the next look finds another seal or
+		// the overlay; or it is damaged, and the next look finds the same.
+		if seen != nil && p.bad.Blob == seen.Blob && p.bad.First == seen.First && sameSeals(p.bad.Seals, seen.Seals) {
+			return 0, fmt.Errorf("%w: inode %d, blob %d: %w", store.ErrDamaged, ino, p.bad.Blob, err)
+		}
+		seen = p.bad
+	}
+}
+
+func sameSeals(a, b []record.Seal) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// plan is where the bytes of a read come from: copied already, or to be read from the store.
+type plan struct {
+	pieces []piece
+	bad    *store.Extent // what fill could not verify
+	err    error
+}
+
+// piece is a run of blocks in the store and where they go: into dst at once if they fit, else through a buffer from skip on.
+type piece struct {
+	at   store.Extent
+	dst  []byte
+	skip int
+}
+
+// planRead copies what the overlay and the inode have and locates the rest. fs.mu must be held.
+func (fs *FS) planRead(ino meta.Ino, off uint64, dst []byte) (*plan, int, error) {
+	in, err := fs.regular(ino)
+	if err != nil || off >= in.Size {
+		return &plan{}, 0, err
+	}
+	dst = dst[:min(uint64(len(dst)), in.Size-off)]
+	if in.Flags&meta.FlagInline != 0 {
+		b, err := fs.inline(ino)
+		if err == nil && uint64(len(b)) != in.Size {
+			err = fmt.Errorf("%w: inode %d has %d bytes of %d", store.ErrDamaged, ino, len(b), in.Size)
+		}
+		if err != nil {
+			return &plan{}, 0, err
+		}
+		return &plan{}, copy(dst, b[off:]), nil
+	}
+	p := &plan{}
+	for rest := dst; len(rest) > 0; {
+		in0 := off % record.ChunkSize
+		n := min(record.ChunkSize-in0, uint64(len(rest)))
+		ch, err := fs.chunk(chunkID{ino, off / record.ChunkSize})
+		if err != nil {
+			return p, 0, err
+		}
+		p.chunk(fs, &ch, in0, rest[:n])
+		off, rest = off+n, rest[n:]
+	}
+	return p, len(dst), p.err
+}
+
+// chunk plans the reading of dst from off in a chunk.
+func (p *plan) chunk(fs *FS, ch *meta.Chunk, off uint64, dst []byte) {
+	if ch.Blob == 0 {
+		clear(dst)
+		return
+	}
+	for len(dst) > 0 && p.err == nil {
+		block, skip := uint32(off/record.BlockSize), off%record.BlockSize
+		n := min(record.BlockSize-skip, uint64(len(dst)))
+		over, inOverlay := fs.over.blocks[blockID{ch.Blob, block}]
+		switch {
+		case !ch.Blocks.Has(block):
+			clear(dst[:n])
+		case inOverlay:
+			copy(dst[:n], over.data[skip:])
+		case skip == 0 && n == record.BlockSize:
+			run := p.run(fs, ch, block, uint32(len(dst)/record.BlockSize))
+			n = uint64(run) * record.BlockSize
+			p.blocks(fs, ch.Blob, block, run, dst[:n])
+		default:
+			p.partial(fs, ch.Blob, block, int(skip), dst[:n])
+		}
+		off, dst = off+n, dst[n:]
+	}
+}
+
+// run counts the blocks from first on that are all to be read from the store.
+func (p *plan) run(fs *FS, ch *meta.Chunk, first, most uint32) uint32 {
+	n := uint32(1)
+	for n < most && ch.Blocks.Has(first+n) {
+		if _, ok := fs.over.blocks[blockID{ch.Blob, first + n}]; ok {
+			break
+		}
+		n++
+	}
+	return n
+}
+
+// blocks plans the reading of whole blocks, from the overlay if it has the first of them.
+func (p *plan) blocks(fs *FS, blob record.BlobID, first, count uint32, dst []byte) {
+	if over, ok := fs.over.blocks[blockID{blob, first}]; ok {
+		copy(dst, over.data)
+		return
+	}
+	e, err := fs.cfg.State.Locate(blob, first, count)
+	if err != nil {
+		p.err = err
+		return
+	}
+	p.pieces = append(p.pieces, piece{at: e, dst: dst})
+}
+
+func (p *plan) partial(fs *FS, blob record.BlobID, block uint32, skip int, dst []byte) {
+	e, err := fs.cfg.State.Locate(blob, block, 1)
+	if err != nil {
+		p.err = err
+		return
+	}
+	p.pieces = append(p.pieces, piece{at: e, dst: dst, skip: skip})
+}
+
+// fill reads what is in the store.
+func (p *plan) fill(fs *FS) error {
+	if p.err != nil {
+		return p.err
+	}
+	for i := range p.pieces {
+		pc := &p.pieces[i]
+		buf := pc.dst
+		if whole := len(pc.at.Seals) * record.BlockSize; len(buf) != whole {
+			buf = make([]byte, whole)
+		}
+		err := fs.cfg.State.Read(pc.at, buf)
+		if errors.Is(err, io.EOF) {
+			err = fmt.Errorf("%w: %w", store.ErrDamaged, err)
+		}
+		if err != nil {
+			p.bad = &pc.at
+			return err
+		}
+		if len(buf) != len(pc.dst) {
+			copy(pc.dst, buf[pc.skip:])
+		}
+	}
+	return nil
+}

@@ -1,0 +1,105 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/remora-storage/remora/cachefs/record"
+	"github.com/remora-storage/remora/disk"
+)
+
+// arena is one sparse file of slots of record.ChunkSize bytes, one a blob.
+type arena struct {
+	file  disk.File
+	next  uint32   // first slot that was never given out
+	free  []uint32 // to be given out again
+	freed []freedSlot
+	fresh bool // no freed slot is given out before the checkpoint that ends replay
+}
+
+type freedSlot struct {
+	at   record.Index
+	slot uint32
+}
+
+func openArena(fs disk.FS, path string, used []uint32) (*arena, error) {
+	f, err := fs.OpenReadWrite(path, disk.Category)
+	if err != nil {
+		return nil, fmt.Errorf("open arena: %w", err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open arena: %w", err), f.Close())
+	}
+	a := &arena{file: f, fresh: true}
+	a.next = uint32((info.Size() + record.ChunkSize - 1) / record.ChunkSize)
+	taken := make(map[uint32]bool, len(used))
+	for _, s := range used {
+		taken[s] = true
+		a.next = max(a.next, s+1)
+	}
+	for s := range a.next {
+		if !taken[s] {
+			a.free = append(a.free, s)
+		}
+	}
+	return a, nil
+}
+
+// allocate gives out a slot.
+func (a *arena) allocate() uint32 {
+	if n := len(a.free); n > 0 && !a.fresh {
+		s := a.free[n-1]
+		a.free = a.free[:n-1]
+		return s
+	}
+	a.next++
+	return a.next - 1
+}
+
+// release remembers that a slot was freed by the record at index at.
+func (a *arena) release(slot uint32, at record.Index) { a.freed = append(a.freed, freedSlot{at, slot}) }
+
+// reclaim makes the slots that were freed at or below a durable checkpoint available, and gives their blocks to the disk.
+func (a *arena) reclaim(checkpoint record.Index) error {
+	kept := a.freed[:0]
+	var errs error
+	for _, f := range a.freed {
+		if f.at > checkpoint {
+			kept = append(kept, f)
+			continue
+		}
+		errs = errors.Join(errs, disk.PunchHole(a.file, int64(f.slot)*record.ChunkSize, record.ChunkSize))
+		a.free = append(a.free, f.slot)
+	}
+	a.freed = kept
+	return errs
+}
+
+func offset(slot uint32, block uint32) int64 {
+	return int64(slot)*record.ChunkSize + int64(block)*record.BlockSize
+}
+
+func (a *arena) write(slot, block uint32, data []byte) error {
+	if _, err := a.file.WriteAt(data, offset(slot, block)); err != nil {
+		return fmt.Errorf("write arena slot %d block %d: %w", slot, block, err)
+	}
+	return nil
+}
+
+func (a *arena) read(slot, block uint32, dst []byte) error {
+	n, err := a.file.ReadAt(dst, offset(slot, block))
+	if n == len(dst) {
+		return nil
+	}
+	return fmt.Errorf("read arena slot %d block %d: %w", slot, block, err)
+}
+
+func (a *arena) sync() error {
+	if err := a.file.SyncData(); err != nil {
+		return fmt.Errorf("sync arena: %w", err)
+	}
+	return nil
+}
+
+func (a *arena) close() error { return a.file.Close() }

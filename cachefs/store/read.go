@@ -1,0 +1,73 @@
+package store
+
+import (
+	"fmt"
+
+	"github.com/remora-storage/remora/cachefs/record"
+)
+
+// Extent is a run of blocks of a blob, where they are, and what they must be.
+type Extent struct {
+	Blob  record.BlobID
+	First uint32
+	Seals []record.Seal
+	slot  uint32
+}
+
+// Locate looks up blocks [first, first+count) of a blob. A block that should be here and is not means damage.
+func (s *Store) Locate(id record.BlobID, first, count uint32) (Extent, error) {
+	e := Extent{Blob: id, First: first, Seals: make([]record.Seal, count)}
+	s.mu.RLock()
+	b, ok := s.blobs[id]
+	if ok && b.has(first, count) {
+		defer s.mu.RUnlock()
+		return e, e.fill(b)
+	}
+	s.mu.RUnlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b, err := s.blob(id, first, count)
+	if err != nil {
+		return e, err
+	}
+	if b == nil {
+		return e, fmt.Errorf("%w: blob %d is not here", ErrDamaged, id)
+	}
+	return e, e.fill(b)
+}
+
+// has tells whether the seals of the blocks are loaded.
+func (b *blob) has(first, count uint32) bool {
+	for i := first / sealGroup; i <= (first+count-1)/sealGroup; i++ {
+		if b.loaded&(1<<i) == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func (e *Extent) fill(b *blob) error {
+	e.slot = b.slot
+	for i := range e.Seals {
+		seal := b.seal(e.First + uint32(i))
+		if seal == nil {
+			return fmt.Errorf("%w: blob %d block %d has no seal", ErrDamaged, e.Blob, e.First+uint32(i))
+		}
+		e.Seals[i] = *seal
+	}
+	return nil
+}
+
+// Read reads the blocks of e into dst, which must be as long, and checks every one against its seal. ErrStale: a block is not what
+// the seal says; it has changed meanwhile, or it is damaged. Whoever gets it for the same seals twice knows which.
+func (s *Store) Read(e Extent, dst []byte) error {
+	if err := s.arena.read(e.slot, e.First, dst); err != nil {
+		return err
+	}
+	for i := range e.Seals {
+		if record.Checksum(dst[i*record.BlockSize:(i+1)*record.BlockSize]) != e.Seals[i].CRC {
+			return fmt.Errorf("%w: blob %d block %d", ErrStale, e.Blob, e.First+uint32(i))
+		}
+	}
+	return nil
+}

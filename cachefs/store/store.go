@@ -1,0 +1,267 @@
+// Package store is one replica's state: Pebble for metadata, a sparse file (the arena) for blobs. It applies accepted records and
+// reads; it decides nothing. Every replica of a volume runs it, whether or not its pod mounts the volume.
+//
+// The package promises: after Apply, Get and ReadBlocks see the records; after Checkpoint they survive a power cut, and before
+// that whoever opens the store again replays the log from the last checkpoint. It does not keep records: the journal does.
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+
+	"github.com/remora-storage/remora/cachefs/meta"
+	"github.com/remora-storage/remora/cachefs/record"
+	"github.com/remora-storage/remora/disk"
+)
+
+// ErrDamaged is the cause of errors that mean: this replica's copy is not what was written.
+var ErrDamaged = errors.New("replica is damaged")
+
+// ErrStale is returned by ReadBlocks when a block changed between the look at its seal and the read: look again.
+var ErrStale = errors.New("block changed while it was read")
+
+// Config of a store.
+type Config struct {
+	FS         disk.FS
+	Dir        string // the replica's directory; meta/ and arena are made in it
+	Checkpoint Checkpoint
+	CacheBytes int64 // of Pebble's block cache; 0 means 8 MiB
+	BlobCache  int   // blobs whose seals are in memory; 0 means 1024 (at most 14 KiB each)
+	Logger     *slog.Logger
+}
+
+// Checkpoint is the position up to which the state is durable, with the acceptance state there.
+type Checkpoint struct {
+	Index      record.Index
+	Acceptance record.Acceptance
+}
+
+// Store is one replica's state.
+//
+// How a record gets into it (Apply), and what makes that safe:
+//  1. The record is durable in this replica's journal: Apply's caller has synced it (I1).
+//  2. acceptance decides whether it counts; the same state is in the batch, so it moves with the data (I5).
+//  3. Blocks are written to their slot in the arena, over the old ones: a power cut may tear them, and replay writes them again,
+//     because the journal keeps every record since the last checkpoint.
+//  4. Mutations, seals, residency and the applied index go to Pebble in one batch, without a WAL. Pebble flushes when it likes, so
+//     after a crash it is at some index between the last checkpoint and the last applied one, and never between two records of
+//     a batch.
+//  5. Checkpoint syncs the arena, then flushes Pebble. Its caller makes the index durable, then calls Reclaim.
+//
+// Replay starts at the checkpoint, not at the index that Pebble has: of a record at or below Pebble's index only the blocks are
+// written again, and only those whose seal in the store is still the record's own (the block of an older record would overwrite
+// a newer one). Slots freed at index i are given out again only after a checkpoint at or above i, and none is given out before
+// the checkpoint that ends replay: until then new blobs go behind the end of the arena.
+type Store struct {
+	cfg   Config
+	db    *pebble.DB
+	arena *arena
+	cache *pebble.Cache
+
+	applyMu  sync.Mutex // one Apply or Checkpoint at a time; held over disk I/O
+	position Checkpoint // last applied record
+	opened   record.Index
+	answers  answers
+
+	mu    sync.RWMutex // blobs and what they point to; never held over disk I/O but Pebble's reads
+	blobs map[record.BlobID]*blob
+
+	failMu sync.Mutex
+	failed error
+}
+
+var appliedKey = []byte{meta.LocalPrefix, 0}
+var answersKey = []byte{meta.LocalPrefix, 1}
+
+// Open opens or makes the store in cfg.Dir. The caller then applies the log from cfg.Checkpoint on, and calls EndReplay.
+func Open(cfg Config) (*Store, error) {
+	if cfg.CacheBytes == 0 {
+		cfg.CacheBytes = 8 << 20
+	}
+	if cfg.BlobCache == 0 {
+		cfg.BlobCache = 1024
+	}
+	s := &Store{cfg: cfg, blobs: map[record.BlobID]*blob{}}
+	s.cache = pebble.NewCache(cfg.CacheBytes)
+	db, err := pebble.Open(filepath.Join(cfg.Dir, "meta"), s.pebbleOptions())
+	if err != nil {
+		s.cache.Unref()
+		return nil, fmt.Errorf("open metadata of %s: %w", cfg.Dir, damage(err))
+	}
+	s.db = db
+	if err := s.load(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *Store) pebbleOptions() *pebble.Options {
+	o := &pebble.Options{
+		FS:                          s.cfg.FS,
+		Cache:                       s.cache,
+		DisableWAL:                  true,
+		FormatMajorVersion:          pebble.FormatNewest,
+		MemTableSize:                4 << 20,
+		MemTableStopWritesThreshold: 4,
+		L0CompactionThreshold:       4,
+		L0StopWritesThreshold:       24,
+		MaxOpenFiles:                256,
+		Logger:                      quiet{s.cfg.Logger},
+		EventListener: &pebble.EventListener{
+			// Pebble would try again; after a failed fsync that would lie (I8).
+			BackgroundError: func(err error) { s.fail(fmt.Errorf("metadata: %w", err)) },
+		},
+	}
+	for i := range o.Levels {
+		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+		o.Levels[i].FilterType = pebble.TableFilter
+	}
+	return o
+}
+
+// load reads the position of the store and finds which slots are taken.
+func (s *Store) load() error {
+	s.position = s.cfg.Checkpoint
+	b, ok, err := s.Get(appliedKey)
+	if err != nil {
+		return err
+	}
+	if ok {
+		if s.opened, s.position.Acceptance, err = decodeApplied(b); err != nil {
+			return err
+		}
+	}
+	if s.opened < s.cfg.Checkpoint.Index {
+		return fmt.Errorf("%w: metadata is at index %d, behind the checkpoint at %d", ErrDamaged, s.opened, s.cfg.Checkpoint.Index)
+	}
+	// Replay decides again, from the checkpoint on, what was accepted.
+	s.position = s.cfg.Checkpoint
+	if b, ok, err = s.Get(answersKey); err != nil {
+		return err
+	} else if ok {
+		if s.answers, err = decodeAnswers(b); err != nil {
+			return err
+		}
+	}
+	used, err := s.usedSlots()
+	if err != nil {
+		return err
+	}
+	s.arena, err = openArena(s.cfg.FS, filepath.Join(s.cfg.Dir, "arena"), used)
+	return err
+}
+
+func (s *Store) usedSlots() ([]uint32, error) {
+	var used []uint32
+	lower, upper := []byte{residencyPrefix}, []byte{residencyPrefix + 1}
+	err := s.Scan(lower, upper, func(key, value []byte) error {
+		r, err := decodeResidency(value)
+		if err == nil {
+			used = append(used, r.slot)
+		}
+		return err
+	})
+	return used, err
+}
+
+// Position is the last applied record, and the acceptance state there.
+func (s *Store) Position() Checkpoint {
+	s.applyMu.Lock()
+	defer s.applyMu.Unlock()
+	return s.position
+}
+
+// Get returns a copy of the value of key.
+func (s *Store) Get(key []byte) ([]byte, bool, error) {
+	v, closer, err := s.db.Get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("read metadata: %w", damage(err))
+	}
+	b := append([]byte(nil), v...)
+	return b, true, closer.Close()
+}
+
+// Scan calls visit for the keys in [lower, upper), in order, until it returns an error. Key and value are valid only until visit
+// returns.
+func (s *Store) Scan(lower, upper []byte, visit func(key, value []byte) error) error {
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	if err != nil {
+		return fmt.Errorf("scan metadata: %w", damage(err))
+	}
+	for ok := it.First(); ok; ok = it.Next() {
+		if err := visit(it.Key(), it.Value()); err != nil {
+			return errors.Join(err, it.Close())
+		}
+	}
+	if err := it.Error(); err != nil {
+		return errors.Join(fmt.Errorf("scan metadata: %w", damage(err)), it.Close())
+	}
+	return it.Close()
+}
+
+// fail stops the store: the first cause is returned by everything that writes from now on.
+func (s *Store) fail(err error) error {
+	s.failMu.Lock()
+	defer s.failMu.Unlock()
+	if s.failed == nil {
+		s.failed = err
+		s.cfg.Logger.Error("replica stopped: it will not be written again before a restart", "err", err)
+	}
+	return s.failed
+}
+
+func (s *Store) failure() error {
+	s.failMu.Lock()
+	defer s.failMu.Unlock()
+	return s.failed
+}
+
+// Close gives the files back. It makes nothing durable: Checkpoint does.
+func (s *Store) Close() error {
+	err := s.db.Close()
+	if s.arena != nil {
+		err = errors.Join(err, s.arena.close())
+	}
+	s.cache.Unref()
+	return err
+}
+
+func damage(err error) error {
+	if errors.Is(err, pebble.ErrCorruption) {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return err
+}
+
+func encodeApplied(b []byte, c Checkpoint) []byte {
+	return c.Acceptance.Append(binary.LittleEndian.AppendUint64(b, uint64(c.Index)))
+}
+
+func decodeApplied(b []byte) (record.Index, record.Acceptance, error) {
+	if len(b) < 8 {
+		return 0, record.Acceptance{}, fmt.Errorf("%w: applied index of %d bytes", ErrDamaged, len(b))
+	}
+	a, err := record.DecodeAcceptance(b[8:])
+	return record.Index(binary.LittleEndian.Uint64(b)), a, err
+}
+
+// quiet passes Pebble's errors on and drops its chatter.
+type quiet struct{ l *slog.Logger }
+
+func (q quiet) Infof(string, ...any) {}
+func (q quiet) Errorf(format string, args ...any) {
+	q.l.Error("metadata store", "err", fmt.Sprintf(format, args...))
+}
+func (q quiet) Fatalf(format string, args ...any) {
+	panic(fmt.Sprintf("metadata store: "+format, args...))
+}

@@ -1,0 +1,188 @@
+package cachefs
+
+import (
+	"syscall"
+
+	"github.com/remora-storage/remora/cachefs/meta"
+	"github.com/remora-storage/remora/cachefs/record"
+)
+
+// Write writes data at off, as one record. It makes its own copy of data.
+func (fs *FS) Write(caller *Caller, ino meta.Ino, off uint64, data []byte, killSuidgid bool) (int, error) {
+	if off > MaxFileSize || off+uint64(len(data)) > MaxFileSize {
+		return 0, syscall.EFBIG
+	}
+	if len(data) > record.ChunkSize {
+		data = data[:record.ChunkSize]
+	}
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	in, err := fs.regular(ino)
+	if err != nil || len(data) == 0 {
+		return 0, err
+	}
+	c := fs.begin(caller)
+	if killSuidgid {
+		killSuidGid(&in)
+	}
+	if err := c.write(ino, &in, off, data); err != nil {
+		return 0, err
+	}
+	in.Mtime, in.Ctime = c.now, c.now
+	c.setInode(ino, in)
+	if err := c.commit(nil); err != nil {
+		return 0, err
+	}
+	return len(data), nil
+}
+
+// regular reads an inode that must be a regular file.
+func (fs *FS) regular(ino meta.Ino) (meta.Inode, error) {
+	in, err := fs.inode(ino)
+	if err == nil && in.Mode&syscall.S_IFMT != syscall.S_IFREG {
+		err = syscall.EINVAL
+		if in.Mode&syscall.S_IFMT == syscall.S_IFDIR {
+			err = syscall.EISDIR
+		}
+	}
+	return in, err
+}
+
+// write puts data into the file: into its inline content while that is small, into blocks otherwise.
+func (c *change) write(ino meta.Ino, in *meta.Inode, off uint64, data []byte) error {
+	end := off + uint64(len(data))
+	if end <= InlineMax && (in.Flags&meta.FlagInline != 0 || in.Size == 0 && in.Blocks == 0) {
+		return c.writeInline(ino, in, off, data)
+	}
+	if err := c.spill(ino, in); err != nil {
+		return err
+	}
+	for len(data) > 0 {
+		id := chunkID{ino, off / record.ChunkSize}
+		in0 := off % record.ChunkSize
+		n := min(record.ChunkSize-in0, uint64(len(data)))
+		if err := c.writeChunk(id, in, in0, data[:n]); err != nil {
+			return err
+		}
+		off, data = off+n, data[n:]
+	}
+	in.Size = max(in.Size, end)
+	return nil
+}
+
+func (c *change) writeInline(ino meta.Ino, in *meta.Inode, off uint64, data []byte) error {
+	var old []byte
+	if in.Flags&meta.FlagInline != 0 {
+		var err error
+		if old, err = c.fs.inline(ino); err != nil {
+			return err
+		}
+	}
+	size := max(in.Size, off+uint64(len(data)))
+	b := make([]byte, size)
+	copy(b, old)
+	copy(b[off:], data)
+	if err := c.use(int64(size) - int64(len(old))); err != nil {
+		return err
+	}
+	c.set(meta.InlineKey(ino), b)
+	in.Size = size
+	in.Flags |= meta.FlagInline
+	return nil
+}
+
+// spill moves inline content into blocks, in this change.
+func (c *change) spill(ino meta.Ino, in *meta.Inode) error {
+	if in.Flags&meta.FlagInline == 0 {
+		return nil
+	}
+	old, err := c.fs.inline(ino)
+	if err != nil {
+		return err
+	}
+	in.Flags &^= meta.FlagInline
+	c.delete(meta.InlineKey(ino))
+	if err := c.use(-int64(len(old))); err != nil || len(old) == 0 {
+		return err
+	}
+	return c.writeChunk(chunkID{ino, 0}, in, 0, old)
+}
+
+// writeChunk writes data, which does not cross the chunk's end, at off in the chunk.
+func (c *change) writeChunk(id chunkID, in *meta.Inode, off uint64, data []byte) error {
+	ch, err := c.chunk(id)
+	if err != nil {
+		return err
+	}
+	if ch.Blob == 0 {
+		ch = meta.Chunk{Blob: record.BlobID(c.counters.NextBlob), Birth: c.last()}
+		c.counters.NextBlob++
+	}
+	first := uint32(off / record.BlockSize)
+	count := uint32((off+uint64(len(data))+record.BlockSize-1)/record.BlockSize) - first
+	buf := make([]byte, int(count)*record.BlockSize)
+	head := off % record.BlockSize
+	tail := head + uint64(len(data))
+	if head != 0 {
+		if err := c.readBlock(id, ch, first, buf[:record.BlockSize]); err != nil {
+			return err
+		}
+	}
+	if last := first + count - 1; tail%record.BlockSize != 0 && (head == 0 || last != first) {
+		if err := c.readBlock(id, ch, last, buf[len(buf)-record.BlockSize:]); err != nil {
+			return err
+		}
+	}
+	copy(buf[head:], data)
+	return c.putBlocks(id, ch, in, first, buf)
+}
+
+// chunk is the newest state of a chunk, this change included.
+func (c *change) chunk(id chunkID) (meta.Chunk, error) {
+	for i := len(c.chunks) - 1; i >= 0; i-- {
+		if c.chunks[i].id == id {
+			return c.chunks[i].chunk, nil
+		}
+	}
+	return c.fs.chunk(id)
+}
+
+// readBlock reads one block of a chunk as it is before this record is applied; a hole is zeros.
+func (c *change) readBlock(id chunkID, ch meta.Chunk, block uint32, dst []byte) error {
+	for i := len(c.rec.Ops) - 1; i >= 0; i-- { // written by this very change (spill)
+		o := &c.rec.Ops[i]
+		if o.Kind == record.WriteBlocks && o.Blob == ch.Blob && block >= o.First && block < o.First+o.Count {
+			copy(dst, o.Data[int(block-o.First)*record.BlockSize:])
+			return nil
+		}
+	}
+	if !ch.Blocks.Has(block) {
+		return nil
+	}
+	p := plan{}
+	p.blocks(c.fs, ch.Blob, block, 1, dst)
+	return p.fill(c.fs)
+}
+
+// putBlocks adds whole blocks to the record and accounts for them.
+func (c *change) putBlocks(id chunkID, ch meta.Chunk, in *meta.Inode, first uint32, buf []byte) error {
+	op := record.BlockOp{Kind: record.WriteBlocks, Blob: ch.Blob, First: first, Count: uint32(len(buf) / record.BlockSize), Data: buf}
+	op.Seals = make([]record.Seal, op.Count)
+	added := uint64(0)
+	for i := range op.Seals {
+		block := first + uint32(i)
+		op.Seals[i] = c.seal(ch.Blob, block, buf[i*record.BlockSize:(i+1)*record.BlockSize])
+		if !ch.Blocks.Has(block) {
+			ch.Blocks.Set(block)
+			added++
+		}
+	}
+	if err := c.use(int64(added) * record.BlockSize); err != nil {
+		return err
+	}
+	in.Blocks += added
+	ch.Last = c.last()
+	c.rec.Ops = append(c.rec.Ops, op)
+	c.setChunk(id, ch)
+	return nil
+}
