@@ -111,7 +111,7 @@ func TestSupervisorThatDoesNotServe(t *testing.T) {
 	dir := t.TempDir()
 	fake := filepath.Join(dir, "remora")
 	require.NoError(t, os.WriteFile(fake, []byte("#!/bin/sh\necho no such class >&2\nexit 1\n"), 0o755))
-	cfg := Config{Remora: fake, Volume: "v.yaml", Dir: dir, Rounds: 1, Seconds: time.Second, Out: io.Discard, Log: io.Discard}
+	cfg := Config{Remora: fake, Volume: "v.yaml", Dir: dir, Rounds: 1, Timed: time.Second, Out: io.Discard, Log: io.Discard}
 	require.ErrorContains(t, Run(t.Context(), cfg), "no such class")
 	left, err := filepath.Glob(filepath.Join(dir, "remora-bench-*"))
 	require.NoError(t, err)

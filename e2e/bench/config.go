@@ -12,19 +12,19 @@ import (
 
 // Config is one run.
 type Config struct {
-	Remora  string        // the binary; it is started as `remora dev`
-	Volume  string        // manifest with one pod and one volume
-	Dir     string        // where both sides live: one disk; empty: a fresh folder of /var/tmp
-	Target  string        // measure this directory in place of a volume; empty: start `remora dev`
-	Only    []string      // names of workloads; empty: those that are not marked extra
-	All     bool          // extra workloads too
-	Rounds  int           // measurements of each workload on each side
-	Seconds time.Duration // of each measurement that is bounded by time
-	JSON    string        // where the report goes; empty: nowhere
-	Keep    bool          // leave the folder and its logs
-	Out     io.Writer     // the table
-	Log     io.Writer     // progress
-	Args    []string      // as given, for the report
+	Remora string        // the binary; it is started as `remora dev`
+	Volume string        // manifest with one pod and one volume
+	Dir    string        // where both sides live: one disk; empty: a fresh folder of /var/tmp
+	Target string        // measure this directory in place of a volume; empty: start `remora dev`
+	Only   []string      // names of workloads; empty: those that are not marked extra
+	All    bool          // extra workloads too
+	Rounds int           // measurements of each workload on each side
+	Timed  time.Duration // of each measurement that is bounded by time
+	JSON   string        // where the report goes; empty: nowhere
+	Keep   bool          // leave the folder and its logs
+	Out    io.Writer     // the table
+	Log    io.Writer     // progress
+	Args   []string      // as given, for the report
 }
 
 func parse(args []string) (Config, error) {
@@ -43,7 +43,7 @@ func parse(args []string) (Config, error) {
 	if err := flags.Parse(args); err != nil {
 		return cfg, err
 	}
-	cfg.Seconds = time.Duration(*seconds * float64(time.Second))
+	cfg.Timed = time.Duration(*seconds * float64(time.Second))
 	if *only != "" {
 		cfg.Only = strings.Split(*only, ",")
 	}
@@ -57,8 +57,8 @@ func (cfg Config) validate(rest []string) error {
 	if cfg.Rounds < 1 {
 		return fmt.Errorf("-rounds %d: at least 1", cfg.Rounds)
 	}
-	if cfg.Seconds < time.Second {
-		return fmt.Errorf("-seconds %v: at least 1", cfg.Seconds.Seconds())
+	if cfg.Timed < time.Second {
+		return fmt.Errorf("-seconds %v: at least 1", cfg.Timed.Seconds())
 	}
 	for _, name := range cfg.Only {
 		if !slices.Contains(names(), name) {

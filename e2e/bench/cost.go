@@ -41,12 +41,14 @@ func (b *bench) spent(ctx context.Context, s side) cost {
 	return sum
 }
 
-// since is the difference; false where the processes are not the same ones.
-func (c cost) since(before cost) (cost, bool) {
-	if len(c.pids) == 0 || !slices.Equal(c.pids, before.pids) {
-		return cost{}, false
+// addTo puts what was spent since before into a sample, per operation and per byte of the application. It adds nothing where
+// there is no sidecar, or another one by now.
+func (c cost) addTo(got sample, before cost, operations, size int64) {
+	if len(c.pids) == 0 || !slices.Equal(c.pids, before.pids) || operations == 0 || size == 0 {
+		return
 	}
-	return cost{pids: c.pids, cpu: c.cpu - before.cpu, written: c.written - before.written}, true
+	got["cpu_us"] = float64((c.cpu - before.cpu).Microseconds()) / float64(operations)
+	got["amplification"] = float64(c.written-before.written) / float64(size)
 }
 
 // memory is the sum of the sidecars' resident bytes: all of it, and without the pages of the binary.

@@ -38,7 +38,7 @@ func (b *bench) describe(ctx context.Context) (*Report, error) {
 	}
 	return &Report{
 		Started: time.Now(), Command: append([]string{"bench"}, b.cfg.Args...), Host: host,
-		Rounds: b.cfg.Rounds, Seconds: b.cfg.Seconds.Seconds(), Cache: cacheNote(),
+		Rounds: b.cfg.Rounds, Seconds: b.cfg.Timed.Seconds(), Cache: cacheNote(),
 		Sides:  [2]string{b.sides[0].name, b.sides[1].name},
 		Memory: map[string]float64{}, Samples: map[string][]sample{}, Failures: []string{},
 		workloads: chosen(b.cfg),

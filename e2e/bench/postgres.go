@@ -137,8 +137,8 @@ func pgBench(clients int) func(context.Context, *bench, side) (sample, error) {
 		}
 		var out []byte
 		err = p.with(ctx, func() error {
-			out, err = b.run(ctx, b.cfg.Seconds+2*time.Minute, p.command("pgbench", "-n", "-c", strconv.Itoa(clients), "-j", "2",
-				"-T", strconv.Itoa(int(max(b.cfg.Seconds, 5*time.Second).Seconds()))))
+			out, err = b.run(ctx, b.cfg.Timed+2*time.Minute, p.command("pgbench", "-n", "-c", strconv.Itoa(clients), "-j", "2",
+				"-T", strconv.Itoa(int(max(b.cfg.Timed, 5*time.Second).Seconds()))))
 			return err
 		})
 		if err != nil {

@@ -3,41 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
-
-type layArgs struct {
-	File string
-	Size int64
-}
-
-// lay writes a file of noise. A file that is there already with that size is left: rows share files.
-func lay(args layArgs) error {
-	if info, err := os.Stat(args.File); err == nil && info.Size() == args.Size {
-		return nil
-	}
-	f, err := os.Create(args.File)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = f.Close() }()
-	noise := rand.NewChaCha8([32]byte{})
-	block := make([]byte, mib)
-	for done := int64(0); done < args.Size; {
-		_, _ = noise.Read(block) // never fails
-		n, err := f.Write(block[:min(int64(len(block)), args.Size-done)])
-		if err != nil {
-			return err
-		}
-		done += int64(n)
-	}
-	return f.Sync()
-}
 
 type smallFilesArgs struct {
 	Dir   string // filled in per side

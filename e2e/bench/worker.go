@@ -17,29 +17,28 @@ func worker(args []string) error {
 	}
 	switch args[0] {
 	case "lay":
-		var a layArgs
-		if err := json.Unmarshal([]byte(args[1]), &a); err != nil {
-			return err
-		}
-		return lay(a)
+		return work(args[1], func(a layArgs) (any, error) { return nil, lay(a) })
+	case "write":
+		return work(args[1], func(a layArgs) (any, error) { return write(a) })
 	case "small-files":
-		var a smallFilesArgs
-		if err := json.Unmarshal([]byte(args[1]), &a); err != nil {
-			return err
-		}
-		got, err := runSmallFiles(a)
-		if err != nil {
-			return err
-		}
-		return json.NewEncoder(os.Stdout).Encode(got)
+		return work(args[1], func(a smallFilesArgs) (any, error) { return runSmallFiles(a) })
 	case "sync":
-		var dirs []string
-		if err := json.Unmarshal([]byte(args[1]), &dirs); err != nil {
-			return err
-		}
-		return syncDirs(dirs)
+		return work(args[1], func(dirs []string) (any, error) { return nil, syncDirs(dirs) })
 	}
 	return fmt.Errorf("worker %q: unknown", args[0])
+}
+
+// work decodes the arguments and prints the answer, both as JSON.
+func work[A any](args string, do func(A) (any, error)) error {
+	var a A
+	if err := json.Unmarshal([]byte(args), &a); err != nil {
+		return err
+	}
+	answer, err := do(a)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(answer)
 }
 
 // worker runs one and decodes its answer into got, unless that is nil.
