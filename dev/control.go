@@ -1,0 +1,135 @@
+package dev
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/remora-storage/remora/sidecar/session/holder"
+	"github.com/remora-storage/remora/sidecar/status"
+)
+
+// askLimit bounds every question to a sidecar, so that status stays below a second.
+const askLimit = 600 * time.Millisecond
+
+// serveControl answers on DIR/control.sock until ctx is done:
+//
+//	GET  /status              status.Report
+//	POST /pods/{pod}/restart  nothing, when the pod serves again
+//
+// An error is a JSON object with the key "error".
+func (s *supervisor) serveControl(ctx context.Context, work *sync.WaitGroup) error {
+	l, err := holder.Listen(s.layout.control())
+	if err != nil {
+		return unusable(s.cfg.Dir, err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, http.StatusOK, s.report(r.Context()))
+	})
+	mux.HandleFunc("POST /pods/{pod}/restart", func(w http.ResponseWriter, r *http.Request) {
+		err := s.restart(r.Context(), r.PathValue("pod"))
+		switch {
+		case err == nil:
+			answer(w, http.StatusOK, struct{}{})
+		case errors.Is(err, errUnknownPod):
+			answer(w, http.StatusNotFound, failure{err.Error()})
+		default:
+			answer(w, http.StatusInternalServerError, failure{err.Error()})
+		}
+	})
+	server := &http.Server{Handler: mux, BaseContext: func(net.Listener) context.Context { return ctx }, ReadHeaderTimeout: 10 * time.Second}
+	work.Go(func() {
+		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			s.cfg.Log.Error("the control socket failed", "err", err)
+		}
+	})
+	work.Go(func() {
+		<-ctx.Done()
+		_ = server.Shutdown(context.WithoutCancel(ctx)) // handlers end with ctx
+	})
+	return nil
+}
+
+type failure struct {
+	Error string `json:"error"`
+}
+
+func answer(w http.ResponseWriter, code int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(v) // the client may have hung up
+}
+
+// ask gets a path from a pod's sidecar within askLimit.
+func (s *supervisor) ask(ctx context.Context, pod, path string, to io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	return call(ctx, s.layout.sidecar(pod), http.MethodGet, path, to)
+}
+
+// call makes one HTTP request over a unix socket and copies the answer.
+func call(ctx context.Context, socket, method, path string, to io.Writer) error {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return holder.Dial(ctx, socket) }
+	client := &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
+	r, err := http.NewRequestWithContext(ctx, method, "http://remora"+path, nil)
+	if err != nil {
+		return err
+	}
+	a, err := client.Do(r)
+	if err != nil {
+		return err
+	}
+	defer a.Body.Close()
+	if a.StatusCode == http.StatusOK {
+		_, err = io.Copy(to, a.Body)
+		return err
+	}
+	var f failure
+	if json.NewDecoder(a.Body).Decode(&f) != nil || f.Error == "" {
+		f.Error = a.Status
+	}
+	return errors.New(f.Error)
+}
+
+// Status asks the supervisor of dir. The answer comes within a second, also while sidecars are down.
+func Status(ctx context.Context, dir string) (status.Report, error) {
+	var report status.Report
+	var b bytes.Buffer
+	if err := callSupervisor(ctx, dir, http.MethodGet, "/status", &b); err != nil {
+		return report, err
+	}
+	if err := json.Unmarshal(b.Bytes(), &report); err != nil {
+		return report, fmt.Errorf("answer of the supervisor: %w", err)
+	}
+	return report, nil
+}
+
+// RestartPod deletes and recreates a pod, named as in Status, and returns when it serves again.
+func RestartPod(ctx context.Context, dir, pod string) error {
+	if pod == "" || strings.Contains(pod, "/") {
+		return fmt.Errorf("pod %q: must be a name as `remora status` prints it, for example db-0", pod)
+	}
+	return callSupervisor(ctx, dir, http.MethodPost, "/pods/"+pod+"/restart", io.Discard)
+}
+
+func callSupervisor(ctx context.Context, dir, method, path string, to io.Writer) error {
+	err := call(ctx, layout(dir).control(), method, path, to)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOTDIR) {
+		return fmt.Errorf("no remora dev is running on %s; start it with: remora dev --dir %s", dir, dir)
+	}
+	if errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("the remora dev on %s belongs to root; run this as root, too: %w", dir, err)
+	}
+	return err
+}

@@ -1,0 +1,236 @@
+package dev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/remora-storage/remora/sidecar/session/holder"
+)
+
+// supervisor is a running `remora dev`.
+type supervisor struct {
+	cfg     Config
+	layout  layout
+	lock    *os.File
+	spawner *spawner
+	console *console
+	groups  [][]*pod // by workload
+	ordered []bool   // of groups
+	exe     string   // this binary's path
+}
+
+// Run runs the workloads until ctx is done, and returns nil if everything was stopped cleanly. It returns early when something
+// that a retry does not cure is wrong, with all mounts gone.
+func Run(ctx context.Context, cfg Config) (err error) {
+	if err := cfg.validate(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s, err := open(cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	var work sync.WaitGroup
+	if err := s.serveControl(ctx, &work); err != nil {
+		return err
+	}
+	var failure error
+	work.Go(func() {
+		if err := s.bringUp(ctx); err != nil && ctx.Err() == nil {
+			failure = err
+			cancel()
+		}
+	})
+	<-ctx.Done()
+	s.cfg.Log.Info("stopping")
+	s.removeReadyFile()
+	stopErr := s.stopAll()
+	work.Wait()
+	return errors.Join(failure, stopErr)
+}
+
+// open takes DIR, clears what a killed supervisor left there, and places the pods.
+func open(cfg Config) (*supervisor, error) {
+	l, lock, err := openLayout(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	s := &supervisor{cfg: cfg, layout: l, lock: lock}
+	s.exe, _ = os.Executable()
+	s.removeReadyFile()
+	if _, err := holder.Sweep(string(l), cfg.Log); err != nil {
+		cfg.Log.Error("cannot clear all stale mounts", "err", err)
+	}
+	if err = l.prepare(); err != nil {
+		err = unusable(cfg.Dir, err)
+	} else {
+		err = s.place()
+	}
+	if err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *supervisor) place() error {
+	placed, err := loadPlacement(s.layout.placement())
+	if err != nil {
+		return err
+	}
+	groups, err := expand(s.cfg.Workloads, s.cfg.Nodes, placed, s.cfg.Log)
+	if err != nil {
+		return err
+	}
+	if len(groups) == 0 {
+		return errors.New("nothing to run: no workload in the manifests has Remora volumes; " +
+			"annotate its pod template with remora.dev/volumes: NAME and NAME.remora.dev/size: 1Gi")
+	}
+	if err := placed.save(s.layout.placement()); err != nil {
+		return unusable(s.cfg.Dir, err)
+	}
+	s.spawner, s.console = newSpawner(), newConsole(s.cfg.Console)
+	for _, g := range groups {
+		var pods []*pod
+		for _, spec := range g.pods {
+			pods = append(pods, newPod(s, spec))
+		}
+		s.groups, s.ordered = append(s.groups, pods), append(s.ordered, g.ordered)
+	}
+	return nil
+}
+
+func (s *supervisor) close() error {
+	s.spawner.close()
+	s.console.close()
+	return s.lock.Close()
+}
+
+// pods returns all pods in the order of the manifests.
+func (s *supervisor) pods() []*pod { return slices.Concat(s.groups...) }
+
+// program returns what to start as sidecar: this binary by its path, or by /proc if another one has taken the path since. A
+// restart must not change the version by accident.
+func (s *supervisor) program() string {
+	if s.cfg.Program != "" {
+		return s.cfg.Program
+	}
+	const self = "/proc/self/exe"
+	there, err := os.Stat(s.exe)
+	own, errOwn := os.Stat(self)
+	if err != nil || errOwn != nil || !os.SameFile(there, own) {
+		return self
+	}
+	return s.exe
+}
+
+func (s *supervisor) otlp(pod string) string {
+	if s.cfg.OTLP != "" {
+		return s.cfg.OTLP
+	}
+	return "file:" + s.layout.traces(pod)
+}
+
+// bringUp starts all workloads at once, each in its own order, and tells the user when all serve.
+func (s *supervisor) bringUp(ctx context.Context) error {
+	errs := make([]error, len(s.groups))
+	var all sync.WaitGroup
+	for n := range s.groups {
+		all.Go(func() { errs[n] = s.bringUpGroup(ctx, n) })
+	}
+	all.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if s.cfg.ReadyFile != "" {
+		if err := writeFile(s.cfg.ReadyFile, []byte("ready\n")); err != nil {
+			return fmt.Errorf("--ready-file %s: %w", s.cfg.ReadyFile, err)
+		}
+	}
+	fmt.Fprint(s.cfg.Out, s.welcome())
+	return nil
+}
+
+func (s *supervisor) bringUpGroup(ctx context.Context, n int) error {
+	for _, p := range s.groups[n] {
+		if err := p.start(ctx); err != nil {
+			return err
+		}
+		if s.ordered[n] {
+			if err := p.waitReady(ctx); err != nil {
+				return err
+			}
+			p.log.Info("ready", "node", p.node)
+		}
+	}
+	for _, p := range s.groups[n] {
+		if err := p.waitReady(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *supervisor) removeReadyFile() {
+	if s.cfg.ReadyFile == "" {
+		return
+	}
+	if err := os.Remove(s.cfg.ReadyFile); err != nil && !errors.Is(err, os.ErrNotExist) {
+		s.cfg.Log.Error("cannot remove the ready file", "err", err)
+	}
+}
+
+// stopAll stops all pods, each step of stopping over all of them before the next.
+func (s *supervisor) stopAll() error {
+	instances := s.instances()
+	each(instances, (*instance).unmount)
+	var mu sync.Mutex
+	var errs []error
+	each(instances, func(i *instance) {
+		err := i.end()
+		mu.Lock()
+		defer mu.Unlock()
+		errs = append(errs, err)
+	})
+	return errors.Join(errs...)
+}
+
+// instances waits for starts and restarts that are under way (no new ones begin once ctx of Run is done) and returns all that run.
+func (s *supervisor) instances() []*instance {
+	var all []*instance
+	for _, p := range s.pods() {
+		if i := p.settled(); i != nil {
+			all = append(all, i)
+		}
+	}
+	return all
+}
+
+func each(instances []*instance, do func(*instance)) {
+	var all sync.WaitGroup
+	for _, i := range instances {
+		all.Go(func() { do(i) })
+	}
+	all.Wait()
+}
+
+// restart restarts the pod of that title.
+func (s *supervisor) restart(ctx context.Context, title string) error {
+	var known []string
+	for _, p := range s.pods() {
+		if p.title == title {
+			return p.restart(ctx)
+		}
+		known = append(known, p.title)
+	}
+	return fmt.Errorf("%w %q; there are: %s", errUnknownPod, title, strings.Join(known, ", "))
+}
+
+var errUnknownPod = errors.New("unknown pod")
