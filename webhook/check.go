@@ -66,10 +66,8 @@ func (c *checker) status(annotations map[string]string) {
 // reserved refuses names that are the injector's and did not come from it.
 func (c *checker) reserved() {
 	const allowed = `names other than "remora" and "remora-..."`
-	seen := 0
 	eachContainer(c.pod, func(list string, k *container) {
-		if k.Name == ContainerName && list == "initContainers" && len(c.old.Containers) > 0 && seen == 0 {
-			seen++
+		if c.isSidecar(list, k) {
 			return
 		}
 		if spec.Reserved(k.Name) {
@@ -88,6 +86,11 @@ func (c *checker) reserved() {
 	}
 }
 
+// isSidecar says whether k is the sidecar of an earlier injection, which Patch replaces.
+func (c *checker) isSidecar(list string, k *container) bool {
+	return len(c.old.Containers) > 0 && list == "initContainers" && k.Name == ContainerName
+}
+
 // volumes refuses Remora volumes whose name stands for something else already.
 func (c *checker) volumes(claims []string) {
 	for _, v := range c.spec.Volumes {
@@ -101,7 +104,7 @@ func (c *checker) volumes(claims []string) {
 		}
 		mounted := false
 		eachContainer(c.pod, func(list string, k *container) {
-			mounted = mounted || k.Name != ContainerName && slices.ContainsFunc(k.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == v.Name })
+			mounted = mounted || !c.isSidecar(list, k) && slices.ContainsFunc(k.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == v.Name })
 		})
 		if !mounted {
 			c.bad(spec.KeyVolumes, v.Name, "is mounted by no container", "volumes that a container mounts",
@@ -119,7 +122,7 @@ func isEmptyDir(v corev1.Volume) bool {
 
 func (c *checker) mounts() {
 	eachContainer(c.pod, func(list string, k *container) {
-		if k.Name == ContainerName {
+		if c.isSidecar(list, k) {
 			return
 		}
 		byPath := map[string]corev1.VolumeMount{}

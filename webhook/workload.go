@@ -139,8 +139,11 @@ func rollout(o object) (add *yaml.Node, p *spec.Problem) {
 	if o.kind == "Deployment" {
 		fix = "write maxSurge: 0 (and maxUnavailable: 1), or spec.strategy.type: Recreate"
 	}
-	return nil, &spec.Problem{Key: key, Value: surge, HasValue: surge != "", Allowed: "0", Fix: fix,
-		What: "lets a new pod start before the old one has gone, and a volume has one owner (without it, a Deployment's is 25%)"}
+	what := "lets a new pod start before the old one has gone, and a volume has one owner"
+	if surge == "" {
+		what = "is missing, and the default 25% " + what
+	}
+	return nil, &spec.Problem{Key: key, Value: surge, HasValue: surge != "", What: what, Allowed: "0", Fix: fix}
 }
 
 func oneByOne() *yaml.Node {

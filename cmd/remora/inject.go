@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -45,43 +46,45 @@ passes untouched, byte for byte. Injecting twice changes nothing. All problems a
 
 // inject writes the injected files to out, or every problem to report, one a line, and nothing to out.
 func inject(names []string, o webhook.Options, in io.Reader, out, report io.Writer) error {
-	files, err := readManifests(names, in)
-	if err != nil {
-		return err
+	if len(names) == 0 {
+		return errNoManifest
 	}
+	files, unread := readManifests(names, in)
 	result, err := webhook.Inject(files, o)
 	var problems webhook.Errors
-	if errors.As(err, &problems) {
-		fmt.Fprintln(report, problems)
-		return fmt.Errorf("nothing was injected: %d %s", len(problems), plural(len(problems), "problem"))
-	}
-	if err != nil {
+	if err != nil && !errors.As(err, &problems) {
 		return err
+	}
+	if n := len(unread) + len(problems); n > 0 {
+		for _, err := range unread {
+			fmt.Fprintln(report, err)
+		}
+		for _, err := range problems {
+			fmt.Fprintln(report, err)
+		}
+		return fmt.Errorf("nothing was injected: %d %s", n, plural(n, "problem"))
 	}
 	_, err = out.Write(webhook.Join(result.Files))
 	return err
 }
 
-// readManifests reads the named files. It is also what `remora dev` reads its -f with.
-func readManifests(names []string, in io.Reader) ([]webhook.File, error) {
-	if len(names) == 0 {
-		return nil, errors.New("no manifest given; write -f FILE, or -f - for standard input")
-	}
-	var files []webhook.File
-	var errs []error
+var errNoManifest = errors.New("no manifest given; write -f FILE, or -f - for standard input")
+
+// readManifests reads the named files, and returns what it could not read as well.
+func readManifests(names []string, in io.Reader) (files []webhook.File, errs []error) {
 	for i, name := range names {
-		for _, earlier := range names[:i] {
-			if earlier == name {
-				errs = append(errs, fmt.Errorf("-f %s is given twice; remove one", name))
-			}
+		if slices.Contains(names[:i], name) {
+			errs = append(errs, fmt.Errorf("%s: is given twice; fix: remove one -f %s", name, name))
+			continue
 		}
 		f, err := readManifest(name, in)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("-f %s: %w", name, err))
+			errs = append(errs, fmt.Errorf("%s: %w; allowed: a file that can be read, or - for standard input; fix: correct -f %s", name, err, name))
+			continue
 		}
 		files = append(files, f)
 	}
-	return files, errors.Join(errs...)
+	return files, errs
 }
 
 func readManifest(name string, in io.Reader) (webhook.File, error) {
@@ -100,7 +103,7 @@ func readManifest(name string, in io.Reader) (webhook.File, error) {
 		}
 		defer file.Close()
 		if info, err := file.Stat(); err == nil && info.IsDir() {
-			return f, errors.New("is a directory; name the files in it")
+			return f, errors.New("is a directory")
 		}
 		r = file
 	}
