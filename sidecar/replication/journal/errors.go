@@ -43,7 +43,7 @@ func (e *DamageError) Error() string {
 // MismatchError: a file verifies, but does not belong here, or was written by a newer version.
 type MismatchError struct {
 	File     string
-	What     string // "disk ID", "segment bytes", "segment version", "frame version", "frame kind", "frame flags"
+	What     string // "disk ID", "segment bytes", "segment version", "frame kind", ...
 	Found    string
 	Expected string
 	Fix      string

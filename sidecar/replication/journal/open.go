@@ -100,9 +100,9 @@ func (w *walk) harden(s *segmentFile) error {
 	if w.witness > w.o.firstFrame(s.seq) {
 		from = int64(w.witness - base)
 	}
-	r := reader{f: f, name: s.name}
+	w.r.use(f, s.name, windowBytes)
 	for off := from; off < to; {
-		b, err := r.bytes(off, int(min(windowBytes, to-off)))
+		b, err := w.r.bytes(off, int(min(windowBytes, to-off)))
 		if err != nil {
 			return err
 		}
@@ -137,18 +137,30 @@ func (j *Journal) discard(files []*segmentFile) error {
 	if j.ready.generation, err = j.newGeneration(); err != nil {
 		return err
 	}
-	if err := writeHeaders(f, make([]byte, headerPageBytes), j.o.SegmentBytes); err != nil {
+	if err := blank(f, s, j.o.SegmentBytes); err != nil {
 		return fmt.Errorf("journal: blank %s: %w", s.name, err)
 	}
-	if !s.whole {
-		if err := zeroFill(f, j.o.SegmentBytes); err != nil {
-			return fmt.Errorf("journal: zero-fill %s: %w", s.name, err)
+	return nil
+}
+
+// blank makes an activated segment one that never was. The copy goes first: the header alone is still the same end of the log,
+// but the copy alone would call the segment damaged, if Open had synced its header and a frame that does not count says so.
+func blank(f vfs.File, s *segmentFile, segmentBytes int64) error {
+	for _, off := range []int64{segmentBytes - headerPageBytes, 0} {
+		if _, err := f.WriteAt(make([]byte, headerPageBytes), off); err != nil {
+			return err
+		}
+		if err := f.Sync(); err != nil {
+			return err
 		}
 	}
-	if err := f.Sync(); err != nil {
-		return fmt.Errorf("journal: sync %s: %w", s.name, err)
+	if s.whole {
+		return nil
 	}
-	return nil
+	if err := zeroFill(f, segmentBytes); err != nil {
+		return err
+	}
+	return f.Sync()
 }
 
 // collect takes over the free files, and removes what is of no use.

@@ -44,6 +44,7 @@ func parseSegmentName(name string) (uint64, bool) {
 // segmentHeader is written at both ends of a segment's file when the segment becomes a part of the log.
 type segmentHeader struct {
 	version      uint16
+	flags        uint16
 	segmentBytes uint64
 	seq          uint64
 	generation   uint64
@@ -58,6 +59,7 @@ func (h segmentHeader) page() []byte {
 	p := make([]byte, headerPageBytes)
 	copy(p, segmentMagic)
 	le.PutUint16(p[8:], h.version)
+	le.PutUint16(p[10:], h.flags)
 	le.PutUint64(p[16:], h.segmentBytes)
 	le.PutUint64(p[24:], h.seq)
 	le.PutUint64(p[32:], h.generation)
@@ -77,6 +79,7 @@ func parseSegmentHeader(p []byte) (segmentHeader, bool) {
 	}
 	h := segmentHeader{
 		version:      le.Uint16(p[8:]),
+		flags:        le.Uint16(p[10:]),
 		segmentBytes: le.Uint64(p[16:]),
 		seq:          le.Uint64(p[24:]),
 		generation:   le.Uint64(p[32:]),
@@ -95,6 +98,10 @@ func (h segmentHeader) belongs(o *Options, file string) error {
 	if h.version != segmentVersion {
 		return mismatch("segment version", h.version, segmentVersion,
 			"it was written by another version of Remora; start that version, or a newer one")
+	}
+	if h.flags != 0 {
+		return mismatch("segment flags", h.flags, 0,
+			"it was written by a newer version of Remora; start that version, or a newer one")
 	}
 	if h.segmentBytes != uint64(o.SegmentBytes) {
 		return mismatch("segment bytes", h.segmentBytes, o.SegmentBytes,

@@ -1,19 +1,16 @@
 package journal
 
 import (
-	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"slices"
 	"strings"
-
-	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // walk reads a journal that nobody writes to. It changes nothing.
 type walk struct {
 	o       *Options
+	r       reader         // of one file at a time
 	files   []*segmentFile // ascending, without gap
 	free    []string       // *.free files of the right size
 	useless []string       // *.tmp and *.free files of the wrong size
@@ -83,18 +80,16 @@ func (w *walk) add(name string) error {
 }
 
 func (w *walk) readHeaders(s *segmentFile) error {
-	f, err := w.o.FS.Open(w.o.path(s.name))
-	if err != nil {
-		return fmt.Errorf("journal: %w", err)
+	if err := w.r.open(w.o, s.name, headerPageBytes); err != nil {
+		return err
 	}
-	defer f.Close()
-	info, err := f.Stat()
+	defer w.r.close()
+	info, err := w.r.f.Stat()
 	if err != nil {
 		return fmt.Errorf("journal: stat %s: %w", s.name, err)
 	}
 	s.whole = w.o.isWhole(info)
-	r := reader{f: f, name: s.name}
-	page, err := r.bytes(0, headerPageBytes)
+	page, err := w.r.bytes(0, headerPageBytes)
 	if err != nil {
 		return err
 	}
@@ -105,7 +100,7 @@ func (w *walk) readHeaders(s *segmentFile) error {
 		}
 		s.headOK = s.head.seq == s.seq
 	}
-	if page, err = r.bytes(w.o.SegmentBytes-headerPageBytes, headerPageBytes); err != nil {
+	if page, err = w.r.bytes(w.o.SegmentBytes-headerPageBytes, headerPageBytes); err != nil {
 		return err
 	}
 	tail, ok := parseSegmentHeader(page)
@@ -126,6 +121,8 @@ func (w *walk) run(visit func(Frame) error) error {
 		if want := w.files[0].seq + uint64(i); s.seq != want {
 			return w.missing(want)
 		}
+	}
+	for i, s := range w.files {
 		if !s.headOK {
 			return w.stop(i, w.o.base(s.seq), "the segment's header does not verify")
 		}
@@ -156,15 +153,13 @@ func (w *walk) limit(i int) (LSN, bool) {
 
 // segment visits a segment's frames and returns the first position below limit that has none, or limit.
 func (w *walk) segment(s *segmentFile, limit LSN, visit func(Frame) error) (LSN, string, error) {
-	f, err := w.o.FS.Open(w.o.path(s.name))
-	if err != nil {
-		return 0, "", fmt.Errorf("journal: %w", err)
+	if err := w.r.open(w.o, s.name, windowBytes); err != nil {
+		return 0, "", err
 	}
-	defer f.Close()
-	r := reader{f: f, name: s.name}
+	defer w.r.close()
 	at := w.o.firstFrame(s.seq)
 	for at < limit {
-		frame, h, reason, err := w.frame(&r, s, at, limit)
+		frame, h, reason, err := w.frame(s, at, limit)
 		if err != nil || reason != "" {
 			return at, reason, err
 		}
@@ -183,10 +178,10 @@ func (w *walk) segment(s *segmentFile, limit LSN, visit func(Frame) error) (LSN,
 	return at, "the segment is full", nil
 }
 
-// frame reads the frame at the given position. A reason says why there is none; an error is one of reading.
-func (w *walk) frame(r *reader, s *segmentFile, at, limit LSN) (Frame, frameHeader, string, error) {
+// frame reads the frame at the given position of the open segment. A reason says why there is none; an error is one of reading.
+func (w *walk) frame(s *segmentFile, at, limit LSN) (Frame, frameHeader, string, error) {
 	off := int64(at - w.o.base(s.seq))
-	b, err := r.bytes(off, frameHeaderBytes)
+	b, err := w.r.bytes(off, frameHeaderBytes)
 	if err != nil {
 		return Frame{}, frameHeader{}, "", err
 	}
@@ -201,7 +196,7 @@ func (w *walk) frame(r *reader, s *segmentFile, at, limit LSN) (Frame, frameHead
 	if h.bodyBytes > MaxBodyBytes || end > limit {
 		return Frame{}, h, "the frame is longer than its place", nil
 	}
-	if b, err = r.bytes(off, frameHeaderBytes+int(h.bodyBytes)); err != nil {
+	if b, err = w.r.bytes(off, frameHeaderBytes+int(h.bodyBytes)); err != nil {
 		return Frame{}, h, "", err
 	}
 	if len(b) < frameHeaderBytes+int(h.bodyBytes) {
@@ -235,31 +230,4 @@ func (h frameHeader) supported(file string) error {
 		return mismatch("a reserved field of a frame", "set", "zero")
 	}
 	return nil
-}
-
-// reader reads a file through a window, so that a segment is never in memory as a whole.
-type reader struct {
-	f    vfs.File
-	name string
-	buf  []byte // what the file holds from off on
-	off  int64
-}
-
-const windowBytes = 256 << 10
-
-// bytes returns n bytes at off, fewer where the file ends. They are valid until the next call.
-func (r *reader) bytes(off int64, n int) ([]byte, error) {
-	if off < r.off || off+int64(n) > r.off+int64(len(r.buf)) {
-		size := max(n, windowBytes)
-		r.buf = slices.Grow(r.buf[:0], size)[:size]
-		r.off = off
-		got, err := r.f.ReadAt(r.buf, off)
-		if err != nil && !errors.Is(err, io.EOF) {
-			r.buf = r.buf[:0]
-			return nil, fmt.Errorf("journal: read %s at %d: %w", r.name, off, err)
-		}
-		r.buf = r.buf[:got]
-	}
-	b := r.buf[off-r.off:]
-	return b[:min(n, len(b))], nil
 }

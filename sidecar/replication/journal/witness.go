@@ -18,6 +18,9 @@ func (w *walk) stop(i int, at LSN, reason string) error {
 	if w.witness <= at {
 		return nil
 	}
+	if i+1 < len(w.files) && !w.files[i+1].known() && !w.files[i+1].blank {
+		reason += ", and where this segment ended is not known: the header of " + w.files[i+1].name + " does not verify"
+	}
 	return w.damage(i, at, reason)
 }
 
@@ -53,15 +56,13 @@ func (w *walk) search(s *segmentFile, from LSN) error {
 		// Never activated, or its activation never reached the disk: what it holds is of an earlier life.
 		return nil
 	}
-	f, err := w.o.FS.Open(w.o.path(s.name))
-	if err != nil {
-		return fmt.Errorf("journal: %w", err)
+	if err := w.r.open(w.o, s.name, windowBytes); err != nil {
+		return err
 	}
-	defer f.Close()
-	r := reader{f: f, name: s.name}
+	defer w.r.close()
 	limit := w.o.frameLimit(s.seq)
 	for at := from; at < limit; {
-		next, err := w.testify(&r, s, at, limit)
+		next, err := w.testify(s, at, limit)
 		if err != nil {
 			return err
 		}
@@ -71,15 +72,15 @@ func (w *walk) search(s *segmentFile, from LSN) error {
 }
 
 // testify hears what is at the given position, and returns the next one to look at.
-func (w *walk) testify(r *reader, s *segmentFile, at, limit LSN) (LSN, error) {
+func (w *walk) testify(s *segmentFile, at, limit LSN) (LSN, error) {
 	if !s.known() {
-		b, err := r.bytes(int64(at-w.o.base(s.seq)), frameHeaderBytes)
+		b, err := w.r.bytes(int64(at-w.o.base(s.seq)), frameHeaderBytes)
 		if err == nil {
 			w.witness = max(w.witness, w.unverified(s, at, b))
 		}
 		return at + frameAlign, err
 	}
-	frame, _, reason, err := w.frame(r, s, at, limit)
+	frame, _, reason, err := w.frame(s, at, limit)
 	if err != nil || reason != "" {
 		return at + frameAlign, err
 	}
@@ -89,14 +90,15 @@ func (w *walk) testify(r *reader, s *segmentFile, at, limit LSN) (LSN, error) {
 }
 
 // unverified is for a segment that has something else than zeros where its header was, and no copy of it: its generation is
-// lost, and with it every proof. What an earlier life left in the file cannot name a synced end in this segment; so a frame that
-// does, and is well formed, is taken at its word: the segment held synced frames, and a wrong alarm is better than their loss.
+// lost, and with it every proof. What an earlier life left in the file cannot name a synced frame of this segment (at most its
+// header: a segment is activated again only if none of its frames counts); so what does, and is well formed, is taken at its
+// word: the segment held synced frames, and a wrong alarm is better than their loss.
 func (w *walk) unverified(s *segmentFile, at LSN, b []byte) LSN {
 	h, ok := parseFrameHeader(b)
 	if !ok || h.reserved || h.flags != 0 || h.version != frameVersion || !h.kind.known() || h.bodyBytes > MaxBodyBytes {
 		return 0
 	}
-	if h.syncedEnd < w.o.firstFrame(s.seq) || h.syncedEnd > at || h.syncedEnd%frameAlign != 0 {
+	if h.syncedEnd <= w.o.firstFrame(s.seq) || h.syncedEnd > at || h.syncedEnd%frameAlign != 0 {
 		return 0
 	}
 	return h.syncedEnd
