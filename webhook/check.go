@@ -75,7 +75,7 @@ func (c *checker) reserved() {
 		}
 		for _, m := range k.VolumeMounts {
 			if spec.Reserved(m.Name) {
-				c.bad(mountKey(list, k, m), m.Name, "is a volume reserved for the sidecar", "volumes of the pod's own", "remove the mount")
+				c.bad(strings.TrimSuffix(mountKey(list, k, m), ".mountPath"), m.Name, "is a volume reserved for the sidecar", "volumes of the pod's own", "remove the mount")
 			}
 		}
 	})

@@ -57,8 +57,10 @@ func (d *document) isObject() error {
 	}
 }
 
-// source is what the parser gets: directives, and the content.
-func (c *segment) source() []byte { return append(c.sourcePrefix(), c.body...) }
+// source is what the parser gets: directives, and the content. YAML reads CRLF as LF, but the parser takes the CR into comments.
+func (c *segment) source() []byte {
+	return append(c.sourcePrefix(), bytes.ReplaceAll(c.body, []byte("\r\n"), []byte("\n"))...)
+}
 
 func (c *segment) sourcePrefix() []byte {
 	if len(c.directives) == 0 {

@@ -76,13 +76,27 @@ func Join(files []File) []byte {
 			if out[len(out)-1] != '\n' {
 				out = append(out, '\n')
 			}
-			if !isMarker(data, "---") && len(data) > 0 {
-				out = append(out, "---\n"...)
-			}
+			out = append(out, separator(data)...)
 		}
 		out = append(out, data...)
 	}
 	return out
+}
+
+// separator returns what must stand between another document and data.
+func separator(data []byte) string {
+	for _, l := range bytes.SplitAfter(data, []byte("\n")) {
+		switch {
+		case isBlankOrComment(l):
+		case isMarker(l, "---"):
+			return ""
+		case l[0] == '%':
+			return "...\n"
+		default:
+			return "---\n"
+		}
+	}
+	return ""
 }
 
 type injector struct {

@@ -3,6 +3,7 @@ package webhook
 import (
 	"bytes"
 	"encoding/json"
+	"regexp"
 )
 
 // segment is one document of a file with what stands around it. The segments of a file, put together, are the file.
@@ -114,6 +115,7 @@ func (s *splitter) body(l []byte) {
 
 func (s *splitter) flush() {
 	c := s.current
+	c.keepBlankLines()
 	if len(c.body) > 0 || s.marked {
 		s.documents++
 	}
@@ -127,6 +129,18 @@ func (s *splitter) flush() {
 		}
 	}
 	s.current, s.marked, s.ended = segment{}, false, false
+}
+
+var keepsBlankLines = regexp.MustCompile(`[|>][0-9]?\+`)
+
+// keepBlankLines takes the blank lines after the content into it where a block scalar that keeps them (|+) may be the last.
+func (c *segment) keepBlankLines() {
+	if !keepsBlankLines.Match(c.body) {
+		return
+	}
+	blank := len(c.trail) - len(bytes.TrimLeft(c.trail, " \t\r\n"))
+	blank = bytes.LastIndexByte(c.trail[:blank], '\n') + 1
+	c.body, c.trail = append(c.body, c.trail[:blank]...), c.trail[blank:]
 }
 
 // splitJSON cuts a stream of JSON objects, which need no separator, at the objects.

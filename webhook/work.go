@@ -32,6 +32,7 @@ func (w *work) run() {
 	annotations, unquoted := w.annotations(get(node, "metadata", "annotations"))
 	_, injected := annotations[spec.KeyStatus]
 	if !spec.Wanted(annotations) && !injected {
+		w.problems = append(w.problems, unquoted...) // a bare false opts nobody out: Kubernetes refuses the pod
 		return
 	}
 	s, problems := spec.Parse(annotations, w.classes)
