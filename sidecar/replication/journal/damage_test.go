@@ -53,6 +53,9 @@ func TestBitFlips(t *testing.T) {
 	for seq := uint64(1); seq <= 2; seq++ {
 		b := fileBytes(t, fs, seq)
 		for off := 0; off < len(b); off++ {
+			if count, _ := expectFlip(&o, frames, o.base(seq)+LSN(off)); count == len(frames) && off%16 != 0 {
+				continue // the byte means nothing: some of them are enough
+			}
 			bit := byte(1) << rng.IntN(8)
 			b[off] ^= bit
 			var got []seen

@@ -141,9 +141,12 @@ func (j *Journal) Start() LSN {
 	return j.segs[0].base + headerPageBytes
 }
 
-// Close syncs the log and closes its files. It returns Sync's error; the files are closed in any case.
+// Close syncs the log and closes its files. It returns Sync's error; the files are closed in any case. Closing again is nil.
 func (j *Journal) Close() error {
 	_, err := j.Sync()
+	if errors.Is(err, ErrClosed) {
+		return nil
+	}
 	j.maint.Lock()
 	defer j.maint.Unlock()
 	j.syncing.Lock()

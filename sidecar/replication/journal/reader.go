@@ -25,7 +25,7 @@ func (r *reader) open(o *Options, name string, window int) error {
 	if err != nil {
 		return fmt.Errorf("journal: open %s: %w", name, err)
 	}
-	r.use(f, name, window)
+	r.use(f, name, min(window, int(o.SegmentBytes)))
 	return nil
 }
 
