@@ -50,14 +50,12 @@ stops; the next start on the same DIR finds the data again. Root is needed.`,
 
 func runDev(cmd *cobra.Command, cfg dev.Config, names []string) error {
 	files := []webhook.File{{Name: "the example", Data: examples.StatefulSet}}
+	var unread []error
 	if len(names) > 0 {
-		var errs []error
-		if files, errs = readManifests(names, cmd.InOrStdin()); len(errs) > 0 {
-			return errors.Join(errs...)
-		}
+		files, unread = readManifests(names, cmd.InOrStdin())
 	}
 	injected, err := webhook.Inject(files, webhook.Options{Mode: webhook.Dev})
-	if err != nil {
+	if err = errors.Join(append(unread, err)...); err != nil {
 		return err
 	}
 	cfg.Workloads = injected.Workloads
