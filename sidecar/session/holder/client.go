@@ -18,7 +18,7 @@ import (
 // answerTimeout bounds the wait for an answer of the holder, which needs microseconds.
 const answerTimeout = 10 * time.Second
 
-// Client is a sidecar's hold on one mount. Its fields are set by Attach and never change; StoreInit and Ready are not safe for
+// Client is a sidecar's hold on one mount. Its fields are set by Attach and never change; StoreInit, Ready and Lost are not safe for
 // concurrent use.
 type Client struct {
 	FD        int    // of /dev/fuse, blocking, close-on-exec; belongs to the Client: Close closes it
@@ -144,6 +144,10 @@ func (c *Client) StoreInit(init, reply []byte) error {
 // Ready says that the kernel has the reply to INIT, and that this process serves from now on. On a Fresh mount it must come
 // before the next request is read.
 func (c *Client) Ready() error { return c.call(request{Op: "ready"}) }
+
+// Lost says that the kernel has ended the connection: a read of FD gave ENODEV though nobody stopped this process. Attach again,
+// after Close, to get a new mount; programs see the old one's end.
+func (c *Client) Lost() error { return c.call(request{Op: "lost"}) }
 
 func (c *Client) call(r request) error {
 	b, err := line(r)

@@ -14,6 +14,7 @@
 //	{"op":"init","init":"<base64>",     {"ok":true}
 //	 "reply":"<base64>"}
 //	{"op":"ready"}                      {"ok":true}
+//	{"op":"lost"}                       {"ok":true}
 //	anything that is refused            {"error":"why"}
 //
 // On a Fresh mount the sidecar reads INIT from the descriptor, sends it and its own reply with "init", writes the reply to the
@@ -24,6 +25,9 @@
 // A sidecar that dies between "attach" and "ready" on a mount that was not Ready leaves a connection of which nobody knows
 // whether INIT was read or answered. Nobody was served through it either, so the server aborts it and mounts again, with a new
 // session ID, before it answers the next "attach".
+//
+// "lost" says that the kernel has ended the connection (a read gave ENODEV), because somebody unmounted or aborted it. The next
+// "attach" gets a new mount then, too.
 //
 // Lock order: Server.mu, then Mount.mu.
 package holder

@@ -8,14 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// send gives the descriptor and what is stored to a sidecar, on a new connection if an earlier one may be half initialised.
+// send gives the descriptor and what is stored to a sidecar, on a new connection if the present one is of no use.
 func (m *Mount) send(u *net.UnixConn) (remade bool, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.fd < 0 {
 		return false, ErrClosed
 	}
-	if m.handed && m.state != Ready {
+	if m.lost || m.handed && m.state != Ready {
 		if err := errors.Join(m.teardown(), m.mount()); err != nil {
 			return true, err
 		}
@@ -51,4 +51,10 @@ func (m *Mount) setReady() error {
 	}
 	m.state = Ready
 	return nil
+}
+
+func (m *Mount) setLost() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.lost = true
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/remora-storage/remora/sidecar/session/holder"
 	"github.com/remora-storage/remora/sidecar/session/holder/holdertest"
@@ -46,7 +47,10 @@ func sidecar(socket, volume, step string) error {
 		return err
 	}
 	fmt.Println("serving", hex.EncodeToString(c.Init), hex.EncodeToString(c.Reply))
-	return holdertest.Serve(c)
+	if err := holdertest.Serve(c); err != nil {
+		return err
+	}
+	return c.Lost()
 }
 
 // fixture is a mount of volume "data", offered on a socket with a long path.
@@ -281,16 +285,21 @@ func TestUnmount(t *testing.T) {
 	require.NotContains(t, mountinfo(t), f.mount.Target())
 }
 
-func TestAbortEndsTheConnection(t *testing.T) {
+func TestConnectionEndedFromOutside(t *testing.T) {
 	f := newFixture(t)
-	p, _ := f.start("serve")
-	require.NoError(t, f.stat())
-	require.NoError(t, f.mount.Abort())
-	f.within(p.Wait)
-	require.Error(t, f.stat())
-	require.NoError(t, f.mount.Remount())
+	for _, end := range []func() error{
+		f.mount.Abort,
+		f.mount.Remount,
+		func() error { return unix.Unmount(f.mount.Target(), 0) },
+	} {
+		p, _ := f.start("serve")
+		require.NoError(t, f.stat())
+		require.NoError(t, end())
+		f.within(p.Wait) // it exits with code 0
+	}
 	f.start("serve")
 	require.NoError(t, f.stat())
+	require.Equal(t, 1, strings.Count(mountinfo(t), f.mount.Target()))
 }
 
 func TestClientLearnsThatTheHolderIsGone(t *testing.T) {

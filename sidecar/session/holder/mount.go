@@ -48,6 +48,7 @@ type Mount struct {
 	session    uint64
 	state      State
 	handed     bool // a sidecar was given the descriptor, so INIT may have been read
+	lost       bool // the kernel has ended the connection
 	init       []byte
 	reply      []byte
 }
@@ -93,7 +94,7 @@ func (m *Mount) mount() error {
 		unix.Close(fd)
 		return fmt.Errorf("mount %s (root is needed): %w", m.target, err)
 	}
-	m.fd, m.session, m.state, m.handed, m.init, m.reply = fd, newSessionID(), Fresh, false, nil, nil
+	m.fd, m.session, m.state, m.handed, m.lost, m.init, m.reply = fd, newSessionID(), Fresh, false, false, nil, nil
 	entry, mounted, err := topmost(m.target)
 	if err != nil || !mounted {
 		m.teardown()

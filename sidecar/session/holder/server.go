@@ -160,8 +160,10 @@ func (s *Server) do(ctx context.Context, c *conn, r request) error {
 		err = m.storeInit(r.Init, r.Reply)
 	case "ready":
 		err = m.setReady()
+	case "lost":
+		m.setLost()
 	default:
-		err = fmt.Errorf("unknown op %q; known are attach, init and ready", r.Op)
+		err = fmt.Errorf("unknown op %q; known are attach, init, ready and lost", r.Op)
 	}
 	if err != nil {
 		return err
@@ -191,7 +193,8 @@ func (s *Server) attach(ctx context.Context, c *conn, volume string) error {
 	}
 	remade, err := m.send(c.UnixConn)
 	if remade {
-		s.cfg.Log.Info("remounted: the last sidecar died before it answered INIT", "volume", volume, "mount", m.Target())
+		s.cfg.Log.Info("mounted anew: the last connection was ended from outside, or its sidecar died before it answered INIT",
+			"volume", volume, "mount", m.Target())
 	}
 	if err != nil {
 		return err

@@ -10,7 +10,7 @@ const maxLine = 16 << 10
 
 // request is a line from a sidecar.
 type request struct {
-	Op     string `json:"op"` // attach, init or ready
+	Op     string `json:"op"` // attach, init, ready or lost
 	Volume string `json:"volume,omitempty"`
 	Init   []byte `json:"init,omitempty"`
 	Reply  []byte `json:"reply,omitempty"`
