@@ -1,8 +1,10 @@
 package telemetry
 
 import (
+	"context"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -71,4 +73,32 @@ func TestHistogramBuckets(t *testing.T) {
 			require.Equal(t, i == c.bucket, h.bucket[i].Load() == 1, "%d ns, bucket %d", c.nanos, i)
 		}
 	}
+}
+
+// BenchmarkQueued is a write with two stages whose record always finds room: what sampling "every" costs the I/O path
+// while the exporter keeps up. The exporter itself is BenchmarkEncode.
+func BenchmarkQueued(b *testing.B) {
+	const size = 1 << 14
+	r, err := New(Config{Service: "bench", Endpoint: "file:/dev/null", RingSize: size, FlushEvery: time.Hour})
+	require.NoError(b, err)
+	defer func() { require.NoError(b, r.Close(context.Background())) }()
+	v := r.Volume("data-db-0", Sampling{})
+	r.batch = size + 1 // never wakes the exporter
+	var sink []record
+	b.ReportAllocs()
+	for i := uint64(1); b.Loop(); i++ {
+		io := v.Begin(OpWrite, i, 42)
+		io.SetRange(4096, 4096)
+		t := Now()
+		io.Stage(StageOverlay, t, t+1000)
+		io.Stage(StageJournal, t+1000, t+2000)
+		io.Record(1, i)
+		io.End(0)
+		if i%size == 0 {
+			b.StopTimer()
+			sink = r.ring.take(sink[:0], size)
+			b.StartTimer()
+		}
+	}
+	require.Zero(b, r.count.dropped[dropQueueFull].Load())
 }
