@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"regexp"
 	"strconv"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -40,7 +42,7 @@ func read(s segment) (*document, error) {
 		return d, err
 	}
 	if d.root, err = expand(n); err != nil {
-		d.root, d.err = n, errors.New(moveLines(err.Error(), s.skipped()))
+		d.root, d.err = n, errors.New(moveLines(err.Error(), s.skipped(), math.MaxInt))
 	}
 	return d, nil
 }
@@ -81,23 +83,34 @@ func parse(data []byte, skipped int) (n *yaml.Node, err error) {
 	if err := d.Decode(&first); errors.Is(err, io.EOF) {
 		return nil, nil
 	} else if err != nil {
-		return nil, errors.New("is not YAML: " + moveLines(err.Error(), skipped))
+		return nil, notYAML(err, data, skipped)
 	}
 	if err := d.Decode(&second); err == nil {
 		return nil, fmt.Errorf("is not one YAML document: another begins at line %d without a line of its own for ---", second.Line+skipped)
 	} else if !errors.Is(err, io.EOF) {
-		return nil, errors.New("is not YAML: " + moveLines(err.Error(), skipped))
+		return nil, notYAML(err, data, skipped)
 	}
 	return first.Content[0], nil
 }
 
-// moveLines makes the parser's line numbers those of the file. The parser has no typed errors.
-func moveLines(message string, skipped int) string {
-	message = lineNumber.ReplaceAllStringFunc(message, func(m string) string {
+// notYAML tells of a parser's error with the line in the file. The parser has no typed errors, and counts from 0 in those of its
+// grammar (not of its scanner), which may also be about the line after the last.
+func notYAML(err error, data []byte, skipped int) error {
+	last := skipped + bytes.Count(bytes.TrimRight(data, "\n"), []byte("\n")) + 1
+	if grammar.MatchString(err.Error()) {
+		skipped++
+	}
+	return errors.New("is not YAML: " + moveLines(strings.TrimPrefix(err.Error(), "yaml: "), skipped, last))
+}
+
+var grammar = regexp.MustCompile(`did not find expected (<|key|node content|'-'|',')`)
+
+// moveLines adds skipped to the line numbers of a message, up to last.
+func moveLines(message string, skipped, last int) string {
+	return lineNumber.ReplaceAllStringFunc(message, func(m string) string {
 		n, _ := strconv.Atoi(m[len("line "):])
-		return "line " + strconv.Itoa(n+skipped)
+		return "line " + strconv.Itoa(min(n+skipped, last))
 	})
-	return string(bytes.TrimPrefix([]byte(message), []byte("yaml: ")))
 }
 
 // encode writes the changed document back. What it returns means exactly what root does: it is read again to be sure.

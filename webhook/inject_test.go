@@ -125,3 +125,41 @@ func TestAnchorsOfAnotherPlace(t *testing.T) {
 	require.Contains(t, list.Items[0].Spec, "initContainers")
 	require.Equal(t, map[string]any{"containers": []any{map[string]any{"name": "a", "volumeMounts": []any{map[string]any{"name": "d", "mountPath": "/d"}}}}}, list.Items[1].Spec)
 }
+
+func TestReadingYAML(t *testing.T) {
+	pass := []string{
+		"%TAG !e! tag:example.com,2000:\n---\na: !e!x 1\n...\n%YAML 1.1\n---\nb: 2\n", // directives belong to the next document
+		"a: &a [*a]\n", // harmless where nothing is injected
+		"a: 1\n...\n# c\nb: 2\n", "\ufeff# only a comment", "", "\n\n---\n---\n", "~\n", "a: 1\r\n---\r\nb: 2",
+	}
+	for _, in := range pass {
+		out, err := Inject([]File{{"in", []byte(in)}}, Options{Mode: Privileged})
+		require.NoError(t, err, in)
+		require.Equal(t, in, string(out.Files[0].Data))
+	}
+	const pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, annotations: {remora.dev/volumes: d, d.remora.dev/size: 1Gi}}\n"
+	for in, want := range map[string]string{
+		"\n" + pod + "x: &a\n- *a\n":  `in: document 1 (line 2): Pod/p: manifest: line 6: alias "a" is inside its own anchor;`,
+		pod + "x: {<<: [1]}\n":        `in: document 1 (line 1): Pod/p: manifest: a merge key (<<) merges something else than mappings;`,
+		"a: 1\n---\nb: \x00\n":        `in: document 2 (line 3): manifest: is not YAML: control characters are not allowed;`,
+		"a: 1\n\n--- \nb: \xff\n":     `in: document 2 (line 4): manifest: is not UTF-8 text;`,
+		"a: 1\r--- 2\r":               `in: document 1 (line 1): manifest: is not one YAML document: another begins at line 2`,
+		"# c\n\nb: |\n  x\n y: [\n\n": `in: document 1 (line 3): manifest: is not YAML: line 5:`,
+		"{\"a\": 1}\n{\"b\": }\n":     `in: document 1 (line 1): manifest: is not YAML: line 2:`,
+	} {
+		_, err := Inject([]File{{"in", []byte(in)}}, Options{Mode: Privileged})
+		require.Error(t, err, in)
+		require.True(t, strings.HasPrefix(err.Error(), want), err.Error())
+	}
+}
+
+// TestSidecarIsExchangedWhole says that nothing which somebody wrote into the sidecar survives, known to the types or not.
+func TestSidecarIsExchangedWhole(t *testing.T) {
+	first, err := Inject([]File{{"db.yaml", examples.StatefulSet}}, Options{Mode: Privileged})
+	require.NoError(t, err)
+	forged := strings.Replace(string(first.Files[0].Data), "          image: remora-storage/remora:0.1.0\n", "          image: evil\n          secretNewField: evil\n", 1)
+	require.Contains(t, forged, "evil")
+	again, err := Inject([]File{{"db.yaml", []byte(forged)}}, Options{Mode: Privileged})
+	require.NoError(t, err)
+	require.Equal(t, string(first.Files[0].Data), string(again.Files[0].Data))
+}

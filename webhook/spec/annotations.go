@@ -47,9 +47,10 @@ func Parse(annotations map[string]string, classes Classes) (Spec, []Problem) {
 type parser struct {
 	annotations map[string]string
 	classes     Classes
-	names       []string
-	spec        Spec
-	problems    []Problem
+	// names are the good names of the list, listed all of them.
+	names, listed []string
+	spec          Spec
+	problems      []Problem
 }
 
 func (p *parser) bad(key, what, allowed, fix string) {
@@ -78,6 +79,7 @@ func (p *parser) volumeNames() {
 	}
 	for _, item := range strings.Split(list, ",") {
 		name := strings.TrimSpace(item)
+		p.listed = append(p.listed, name)
 		switch {
 		case name == "":
 			p.bad(KeyVolumes, "has an empty name in it", namesAllowed, "remove the comma too many")
@@ -136,7 +138,7 @@ func (p *parser) keys() {
 		switch {
 		case !isVolume || !slices.Contains(volumeAttrs(), attr):
 			p.unknownKey(key)
-		case slices.Contains(p.names, name):
+		case slices.Contains(p.listed, name):
 		default:
 			p.bad(key, "is for volume "+Quote(name)+", which "+KeyVolumes+" does not list", "a volume of the list: "+or(p.names, "the list is empty"), unlistedFix(name, p.names))
 		}
