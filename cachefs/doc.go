@@ -7,7 +7,7 @@
 //  2. commit names the record (epoch, incarnation, seq), with the session and unique of the request and its answer, and gives it to
 //     Log.Append, which writes it to the local journal, not yet synced. If that fails, nothing has changed.
 //  3. The change goes into the overlay, where every read of this owner sees it at once. FS.mu is given back; the kernel is answered.
-//  4. The log syncs, accepts and applies the record to the store, then calls Applied: the overlay drops it.
+//  4. The log syncs, accepts and applies the record to the store, then says so (OnApplied): the overlay drops it.
 //  5. fsync is Log.Wait for the newest record.
 //
 // # Invariants

@@ -18,9 +18,13 @@ import (
 // Log is the volume's log as its one writer sees it.
 type Log interface {
 	// Append writes the next record to the local journal and returns before it is synced. Records come in the order of their seq,
-	// one call at a time. The record and what it points to belong to the log from now on and are never changed. It may block
-	// while too much is unaccepted. An error means that the record is not in the log and never will be.
+	// one call at a time. The record and what it points to belong to the log from now on and are never changed.
+	// An error means that the record is not in the log and never will be.
 	Append(r *record.Record) error
+	// OnApplied names who is told, in order, which records the state has from now on.
+	OnApplied(applied func([]*record.Record))
+	// Admit waits while too much is not accepted or not applied yet. The caller holds no lock.
+	Admit() error
 	// Wait returns when every record up to seq is accepted, or an error if that cannot happen any more.
 	Wait(ctx context.Context, seq record.Seq) (telemetry.SpanRef, error)
 }
@@ -108,6 +112,7 @@ func Open(ctx context.Context, cfg Config, format bool) (*FS, error) {
 	}
 	fs := &FS{cfg: cfg, over: newOverlay(), inodes: map[meta.Ino]meta.Inode{}, chunks: map[chunkID]meta.Chunk{},
 		lookups: map[meta.Ino]uint64{}, reap: make(chan meta.Ino, 1024)}
+	cfg.Log.OnApplied(fs.applied)
 	b, ok, err := cfg.State.Get(meta.CountersKey())
 	switch {
 	case err != nil:
@@ -159,8 +164,11 @@ func (fs *FS) Sync(ctx context.Context, c *Caller) error {
 	return err
 }
 
-// Applied is called by the log when the store has the records: the overlay drops them.
-func (fs *FS) Applied(records []*record.Record) {
+// Admit waits while the log has more in hand than it may. It is called before an operation that changes something.
+func (fs *FS) Admit() error { return fs.cfg.Log.Admit() }
+
+// applied is called by the log when the store has the records: the overlay drops them.
+func (fs *FS) applied(records []*record.Record) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	for _, r := range records {

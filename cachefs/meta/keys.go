@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+
+	"github.com/remora-storage/remora/cachefs/record"
 )
 
 // Ino is an inode number. Never reused; 1 is the root.
@@ -120,3 +122,6 @@ func Describe(key []byte) string {
 	}
 	return fmt.Sprintf("%s(%d)", name, ino)
 }
+
+// PutEpoch writes the epoch at the start of a salt's value.
+func PutEpoch(b []byte, epoch record.Epoch) { binary.LittleEndian.PutUint64(b, uint64(epoch)) }

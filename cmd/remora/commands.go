@@ -8,5 +8,6 @@ func commands() []*cobra.Command {
 		injectCommand(),
 		devCommand(),
 		statusCommand(),
+		sidecarCommand(),
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"github.com/stretchr/testify/require"
 )
 
 var crashSeed = flag.Uint64("crash.seed", 0, "run TestCrash with this seed only")
@@ -238,9 +237,8 @@ func TestCrash(t *testing.T) {
 	frames := 0
 	for _, seed := range seeds {
 		rng := rand.New(rand.NewPCG(seed, 1))
-		w := &crashWorld{t: t, rng: rng, seed: seed, mem: vfs.NewCrashableMem()}
-		require.NoError(t, w.mem.MkdirAll(testDir, 0o700))
-		require.NoError(t, syncDir(w.mem, "/"))
+		mem, _ := crashable(t)
+		w := &crashWorld{t: t, rng: rng, seed: seed, mem: mem}
 		for range 8 + rng.IntN(8) {
 			w.life()
 		}

@@ -75,8 +75,9 @@ func (o *Options) isWhole(f vfs.FileInfo) bool { return f.Size() == o.SegmentByt
 //
 // # Recovery
 //
-//  7. The log is walked from the lowest segment. A segment's frames count up to its first bad one, or up to the next header's
-//     prevEnd if that is lower (then the rest is the torn tail of an earlier life, known as such when that header was written).
+//  7. Open syncs the directory first: the names that it goes by stay. The log is walked from the lowest segment. A segment's
+//     frames count up to its first bad one, or up to the next header's prevEnd if that is lower (then the rest is the torn tail
+//     of an earlier life, known as such when that header was written).
 //  8. Let p be the first bad position: a frame, or the header of a segment. Everything behind it is read for frames and headers
 //     that verify. If one names a synced end above p, a byte that was synced has changed: damage, and Open refuses. Otherwise,
 //     by rules 2 and 3, nothing at or above p was ever known to be synced: the log ends at p. That includes frames of p's

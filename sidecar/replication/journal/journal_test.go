@@ -13,10 +13,8 @@ import (
 )
 
 func TestAppendSyncReopen(t *testing.T) {
-	fs := vfs.NewCrashableMem()
-	require.NoError(t, fs.MkdirAll(testDir, 0o700))
-	require.NoError(t, syncDir(fs, "/"))
-	j, frames := mustOpen(t, testOptions(fs))
+	fs, o := crashable(t)
+	j, frames := mustOpen(t, o)
 	require.Empty(t, frames)
 	require.Equal(t, LSN(minSegmentBytes+4096), j.End())
 	require.Equal(t, j.End(), j.Synced())
@@ -265,10 +263,8 @@ func TestVisitError(t *testing.T) {
 }
 
 func TestConcurrent(t *testing.T) {
-	fs := vfs.NewCrashableMem()
-	require.NoError(t, fs.MkdirAll(testDir, 0o700))
-	require.NoError(t, syncDir(fs, "/"))
-	j, _ := mustOpen(t, testOptions(fs))
+	fs, o := crashable(t)
+	j, _ := mustOpen(t, o)
 	var wg sync.WaitGroup
 	const writers, each = 4, 200
 	for g := range writers {

@@ -23,6 +23,11 @@ func Open(o Options, visit func(Frame) error) (*Journal, error) {
 	if err := makeDir(o.FS, o.Dir); err != nil {
 		return nil, fmt.Errorf("journal: make %s: %w", o.Dir, err)
 	}
+	// A process that died may have renamed files without syncing the directory. What is seen here must stay so: synced frames
+	// may come to lie in any of these files.
+	if err := syncDir(o.FS, o.Dir); err != nil {
+		return nil, fmt.Errorf("journal: sync directory %s: %w", o.Dir, err)
+	}
 	w, err := list(&o)
 	if err != nil {
 		return nil, err

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/remora-storage/remora/sidecar"
+	"github.com/remora-storage/remora/telemetry"
+	"github.com/remora-storage/remora/webhook/spec"
+)
+
+// sidecarCommand is what injected pods run.
+func sidecarCommand() *cobra.Command {
+	var cfg sidecar.Config
+	var volumes []string
+	var logFormat string
+	c := &cobra.Command{
+		Use:   "sidecar",
+		Short: "Serve a pod's volumes; injected pods run this, people do not",
+		Long: "Serve the volumes of a pod. The arguments and the environment (POD_NAME, POD_NAMESPACE, POD_UID, NODE_NAME,\n" +
+			"OTEL_EXPORTER_OTLP_ENDPOINT) are what `remora inject` puts into the pod.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			format, err := telemetry.ParseLogFormat(logFormat)
+			if err != nil {
+				return err
+			}
+			cfg.Logger = telemetry.Logger(os.Stderr, format, slog.LevelInfo)
+			for _, v := range volumes {
+				parsed, err := spec.ParseVolumeFlag(v)
+				if err != nil {
+					return err
+				}
+				cfg.Volumes = append(cfg.Volumes, parsed)
+			}
+			cfg.Pod, cfg.Namespace = os.Getenv("POD_NAME"), os.Getenv("POD_NAMESPACE")
+			cfg.PodUID, cfg.Node = os.Getenv("POD_UID"), os.Getenv("NODE_NAME")
+			cfg.OTLP = os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT")
+			return sidecar.Run(cmd.Context(), cfg)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&cfg.Mode, "mode", "dev", "how the mounts are made: dev or privileged")
+	f.StringArrayVar(&volumes, "volume", nil, "a volume: name=NAME,size=BYTES,class=CLASS,replicas=N,trace=TRACE (repeatable)")
+	f.StringVar(&cfg.Disks, "disks", "", "directory of the tenant's disk directories on this node")
+	f.StringVar(&cfg.Authority, "authority", "", "where the Volume objects are: file:DIR or kubernetes")
+	f.StringVar(&cfg.Holder, "holder", "", "who holds the mounts: unix:PATH")
+	f.StringVar(&cfg.Listen, "listen", "", "address of /readyz, /status and /metrics: unix:PATH or HOST:PORT")
+	f.String("mounts", "", "directory in which privileged mode mounts")
+	f.StringVar(&logFormat, "log-format", "text", "text or json")
+	return c
+}

@@ -1,0 +1,148 @@
+package sidecar
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"github.com/remora-storage/remora/api/v1alpha1"
+	"github.com/remora-storage/remora/sidecar/authority"
+	"github.com/remora-storage/remora/sidecar/replication/diskdir"
+	"github.com/remora-storage/remora/sidecar/status"
+)
+
+// claim finds or makes the volume's replica on this node and takes the next epoch. A volume that has members is never given others
+// here: an empty disk does not bootstrap (I6).
+func (v *volume) claim(ctx context.Context) (*diskdir.Replica, *openDisk, error) {
+	if err := v.ensureObject(ctx); err != nil {
+		return nil, nil, err
+	}
+	if err := v.checkSize(); err != nil {
+		return nil, nil, err
+	}
+	var replica *diskdir.Replica
+	var disk *openDisk
+	var err error
+	if v.object.Phase == v1alpha1.VolumePending {
+		replica, disk, err = v.bootstrap(ctx)
+	} else {
+		replica, disk, err = v.findReplica(ctx)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	v.object.Epoch++
+	v.object.Incarnation++
+	v.object.OwnerPod, v.object.OwnerUID = v.s.cfg.Pod, v.s.cfg.PodUID
+	v.object.Size = v.spec.Size
+	if err := v.update(ctx); err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("take epoch %d: %w", v.object.Epoch, err), replica.Close())
+	}
+	return replica, disk, nil
+}
+
+// ensureObject reads the Volume object, or makes it.
+func (v *volume) ensureObject(ctx context.Context) error {
+	have, err := v.s.auth.Get(ctx, v.object.Name)
+	if err == nil {
+		v.setObject(have)
+		return nil
+	}
+	if !errors.Is(err, authority.ErrNotFound) {
+		return err
+	}
+	uid := make([]byte, 16)
+	if _, err := v.s.cfg.rand.Read(uid); err != nil {
+		return fmt.Errorf("draw a volume UID: %w", err)
+	}
+	group, err := diskdir.NewID(v.s.cfg.rand)
+	if err != nil {
+		return err
+	}
+	v.object.UID, v.object.Group = hex.EncodeToString(uid), group.String()
+	return v.update(ctx)
+}
+
+func (v *volume) setObject(o v1alpha1.Volume) {
+	v.mu.Lock()
+	v.object = o
+	v.mu.Unlock()
+}
+
+func (v *volume) update(ctx context.Context) error {
+	o, err := v.s.auth.Update(ctx, v.object)
+	if err == nil {
+		v.setObject(o)
+	}
+	return err
+}
+
+// checkSize lets a volume grow and refuses to shrink it.
+func (v *volume) checkSize() error {
+	if v.spec.Size < v.object.Size {
+		return fmt.Errorf("size %d is below the volume's %d: a volume cannot shrink; set %s.remora.dev/size to at least %d",
+			v.spec.Size, v.object.Size, v.spec.Name, v.object.Size)
+	}
+	return nil
+}
+
+// bootstrap makes the first replica, durable, and then records it as the member: only it may ever initialise the volume.
+func (v *volume) bootstrap(ctx context.Context) (*diskdir.Replica, *openDisk, error) {
+	disk, err := v.s.disks.forNew(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	id, err := diskdir.NewID(v.s.cfg.rand)
+	if err != nil {
+		return nil, nil, err
+	}
+	group, err := diskdir.ParseID(v.object.Group)
+	if err != nil {
+		return nil, nil, fmt.Errorf("volume object: %w", err)
+	}
+	replica, err := disk.dir.CreateReplica(diskdir.ReplicaInfo{Replica: id, Group: group, VolumeUID: v.object.UID, Volume: v.object.Name})
+	if err != nil {
+		return nil, nil, err
+	}
+	v.object.Members = []v1alpha1.Member{{Replica: id.String(), Node: v.s.cfg.Node, Disk: disk.name, Role: status.Voter}}
+	v.object.Phase = v1alpha1.VolumeBootstrapping
+	if err := v.update(ctx); err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("record the first member: %w", err), replica.Close())
+	}
+	return replica, disk, nil
+}
+
+// findReplica opens the member that the object names.
+func (v *volume) findReplica(ctx context.Context) (*diskdir.Replica, *openDisk, error) {
+	m := v.object.Members[0]
+	if m.Node != v.s.cfg.Node {
+		return nil, nil, fmt.Errorf("its only replica %s is on node %s, and this is %s: run the pod there", m.Replica, m.Node, v.s.cfg.Node)
+	}
+	id, err := diskdir.ParseID(m.Replica)
+	if err != nil {
+		return nil, nil, fmt.Errorf("volume object: %w", err)
+	}
+	disk, err := v.s.disks.get(ctx, m.Disk)
+	if err != nil {
+		return nil, nil, fmt.Errorf("the volume exists and its replica %s cannot be opened: %w; an empty disk never takes its place", m.Replica, err)
+	}
+	replica, err := disk.dir.OpenReplica(id)
+	if err != nil {
+		return nil, nil, fmt.Errorf("the volume exists and its replica cannot be opened: %w; an empty disk never takes its place", err)
+	}
+	if info := replica.Info(); info.VolumeUID != v.object.UID || info.Group.String() != v.object.Group {
+		return nil, nil, errors.Join(fmt.Errorf("replica %s belongs to volume %s (%s), not to %s (%s)", m.Replica, info.Volume, info.VolumeUID,
+			v.object.Name, v.object.UID), replica.Close())
+	}
+	return replica, disk, nil
+}
+
+// becomeReady says that the volume has its file system. Nothing was answered before.
+func (v *volume) becomeReady(ctx context.Context) error {
+	if v.object.Phase == v1alpha1.VolumeReady {
+		return nil
+	}
+	v.object.Phase = v1alpha1.VolumeReady
+	return v.update(ctx)
+}

@@ -1,0 +1,127 @@
+package sidecar
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/remora-storage/remora/sidecar/replication"
+	"github.com/remora-storage/remora/sidecar/replication/diskdir"
+)
+
+// takeOverTime is how long a sidecar waits for the lock of a predecessor that is just dying.
+const takeOverTime = 5 * time.Second
+
+// disks are the disk directories that this sidecar serves.
+type disks struct {
+	cfg  *Config
+	open []*openDisk
+}
+
+type openDisk struct {
+	name string
+	dir  *diskdir.Dir
+	disk *replication.Disk
+}
+
+// get opens the disk directory of that name, or returns it if it is open.
+func (d *disks) get(ctx context.Context, name string) (*openDisk, error) {
+	for _, o := range d.open {
+		if o.name == name {
+			return o, nil
+		}
+	}
+	if _, err := d.cfg.fs.Stat(filepath.Join(d.cfg.diskPath(name), "superblock")); err != nil {
+		return nil, fmt.Errorf("disk directory %s is not here: %w", d.cfg.diskPath(name), err)
+	}
+	return d.openWait(ctx, name)
+}
+
+// forNew returns a disk directory for a new replica: one that is open, or one that is free and holds nobody's replicas, or a new one.
+func (d *disks) forNew(ctx context.Context) (*openDisk, error) {
+	if len(d.open) > 0 {
+		return d.open[0], nil
+	}
+	for n := 0; ; n++ {
+		name := fmt.Sprintf("disk-%d", n)
+		o, err := d.openOnce(name)
+		if errors.Is(err, diskdir.ErrInUse) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		infos, err := o.dir.Replicas()
+		if err != nil {
+			return nil, errors.Join(err, o.dir.Close())
+		}
+		mine := true
+		for _, info := range infos {
+			mine = mine && d.owns(info.Volume)
+		}
+		if mine {
+			return d.start(o)
+		}
+		if err := o.dir.Close(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// owns tells whether a Volume is one of this pod's.
+func (d *disks) owns(volume string) bool {
+	for _, v := range d.cfg.Volumes {
+		if d.cfg.volumeName(v) == volume {
+			return true
+		}
+	}
+	return false
+}
+
+func (d *disks) openOnce(name string) (*openDisk, error) {
+	dir, err := diskdir.Open(d.cfg.fs, d.cfg.diskPath(name), d.cfg.Namespace, d.cfg.SegmentBytes, d.cfg.rand)
+	if err != nil {
+		return nil, err
+	}
+	return &openDisk{name: name, dir: dir}, nil
+}
+
+// openWait opens a directory that holds one of our replicas; a predecessor may be just dying.
+func (d *disks) openWait(ctx context.Context, name string) (*openDisk, error) {
+	deadline := time.Now().Add(takeOverTime)
+	for {
+		o, err := d.openOnce(name)
+		if err == nil {
+			return d.start(o)
+		}
+		if !errors.Is(err, diskdir.ErrInUse) || time.Now().After(deadline) {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// start reads the journal.
+func (d *disks) start(o *openDisk) (*openDisk, error) {
+	var err error
+	o.disk, err = replication.OpenDisk(replication.Config{FS: d.cfg.fs, Rand: d.cfg.rand, Logger: d.cfg.Logger}, o.dir)
+	if err != nil {
+		return nil, errors.Join(err, o.dir.Close())
+	}
+	d.open = append(d.open, o)
+	return o, nil
+}
+
+func (d *disks) close() error {
+	var errs []error
+	for _, o := range d.open {
+		errs = append(errs, o.disk.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,165 @@
+package replication
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/remora-storage/remora/disk"
+	"github.com/remora-storage/remora/sidecar/replication/diskdir"
+	"github.com/remora-storage/remora/sidecar/replication/journal"
+	"github.com/remora-storage/remora/telemetry"
+)
+
+// Config of a disk directory and its groups.
+type Config struct {
+	FS              disk.FS
+	Rand            io.Reader
+	Logger          *slog.Logger
+	MaxDelay        time.Duration // after which a record is committed although nobody waits; 0 means 10 ms
+	MaxUnaccepted   int64         // bytes of one group beyond which Admit waits; 0 means 16 MiB
+	MaxUnapplied    int64         // bytes of one group beyond which Admit waits; 0 means 32 MiB
+	CheckpointBytes int64         // of journal between checkpoints; 0 means 32 MiB
+}
+
+func (c Config) withDefaults() Config {
+	set := func(v *int64, d int64) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	if c.MaxDelay == 0 {
+		c.MaxDelay = 10 * time.Millisecond
+	}
+	set(&c.MaxUnaccepted, 16<<20)
+	set(&c.MaxUnapplied, 32<<20)
+	set(&c.CheckpointBytes, 32<<20)
+	return c
+}
+
+// Disk is an open disk directory: one journal for all groups with a replica in it.
+type Disk struct {
+	cfg      Config
+	dir      *diskdir.Dir
+	journal  *journal.Journal
+	commitMu sync.Mutex // held over the journal's sync
+
+	mu     sync.Mutex
+	groups []*Group
+	found  histories // what the journal had, until the groups have taken it
+
+	kick chan struct{} // something was appended
+	now  chan struct{} // much was appended
+	done chan struct{}
+	wg   sync.WaitGroup
+}
+
+// OpenDisk opens the journal of a directory and reads it. Closing the Disk closes the directory.
+func OpenDisk(cfg Config, dir *diskdir.Dir) (*Disk, error) {
+	d := &Disk{cfg: cfg.withDefaults(), dir: dir, found: histories{},
+		kick: make(chan struct{}, 1), now: make(chan struct{}, 1), done: make(chan struct{})}
+	var err error
+	d.journal, err = journal.Open(journal.Options{FS: cfg.FS, Dir: dir.JournalDir(), DiskID: dir.DiskID(), SegmentBytes: dir.SegmentBytes(),
+		Rand: cfg.Rand, Logger: cfg.Logger}, d.found.visit)
+	if err != nil {
+		return nil, fmt.Errorf("open journal: %w", err)
+	}
+	d.wg.Add(1)
+	go d.background()
+	return d, nil
+}
+
+// background commits what nobody waits for, and keeps the journal's next segment ready.
+func (d *Disk) background() {
+	defer d.wg.Done()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		if err := d.journal.Prepare(); err != nil && !errors.Is(err, journal.ErrNoSpace) {
+			return // the journal has failed: every Append and Wait says so
+		}
+		select {
+		case <-d.done:
+			return
+		case <-d.kick:
+		}
+		timer.Reset(d.cfg.MaxDelay)
+		select {
+		case <-d.done:
+			return
+		case <-timer.C:
+		case <-d.now:
+		}
+		d.commit()
+	}
+}
+
+// poke wakes the background; at once if much waits.
+func (d *Disk) poke(atOnce bool) {
+	wake(d.kick)
+	if atOnce {
+		wake(d.now)
+	}
+}
+
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// commit binds and syncs everything that was appended. After it returns, each group has accepted what was appended before the
+// call, or has failed.
+func (d *Disk) commit() {
+	d.commitMu.Lock()
+	defer d.commitMu.Unlock()
+	d.commitLocked()
+}
+
+func (d *Disk) commitLocked() {
+	d.mu.Lock()
+	groups := d.groups
+	d.mu.Unlock()
+	var due []*Group
+	for _, g := range groups {
+		if g.bind() {
+			due = append(due, g)
+		}
+	}
+	if len(due) == 0 {
+		return
+	}
+	start := telemetry.Now()
+	lsn, err := d.journal.Sync()
+	end := telemetry.Now()
+	for _, g := range due {
+		g.synced(lsn, err, start, end)
+	}
+}
+
+// release gives back the journal's segments that no group needs. What the journal has of a replica that nobody has opened is kept.
+func (d *Disk) release() error {
+	below := d.journal.End()
+	d.mu.Lock()
+	for _, h := range d.found {
+		if len(h.payloads) > 0 {
+			below = min(below, h.payloads[0].lsn)
+		}
+	}
+	for _, g := range d.groups {
+		below = min(below, g.keep())
+	}
+	d.mu.Unlock()
+	return d.journal.Release(below)
+}
+
+// Close stops the background and closes journal and directory. The groups must be closed before.
+func (d *Disk) Close() error {
+	close(d.done)
+	d.wg.Wait()
+	return errors.Join(d.journal.Close(), d.dir.Close())
+}

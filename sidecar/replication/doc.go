@@ -1,0 +1,23 @@
+// Package replication is the log of the volumes on a disk directory: it implements cachefs.Log for the owner and applies what is
+// accepted to the replica's store. Today a group has one replica; epochs, names, bindings and acceptance are those of a larger one.
+//
+// # The path of a record
+//
+//  1. Group.Append writes its payload frame to the journal, unsynced. The owner answers the kernel now.
+//  2. Disk.commit (run by whoever waits in Group.Wait, or by the background after Config.MaxDelay) writes a binding frame for all
+//     records of all groups that have none, and syncs the journal once. What arrives meanwhile shares the next sync.
+//  3. core.synced: the bound records are committed, and accepted if they are next in their epoch. Waiters go on.
+//  4. Group.apply gives them to the store, in order, then tells the owner (OnApplied) that the overlay may drop them.
+//  5. Group.checkpoint, every Config.CheckpointBytes of journal: the store is made durable, its position is written to the replica's
+//     superblock, and journal segments and slots below it are given back.
+//
+// # What a crash leaves
+//
+// The death of the process leaves everything that was appended: the page cache has it. A power cut leaves at least everything that
+// Wait acknowledged. Open reads the journal once, applies what is bound (a group of one has committed its whole log), and keeps the
+// gap-free payloads behind it: Recover proposes them again, unchanged, before a new epoch begins.
+//
+// # Locks
+//
+// Disk.commitMu (held over the journal's sync: that is group commit) > Group.mu. The apply loop takes neither while it is in the store.
+package replication

@@ -1,0 +1,372 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"syscall"
+
+	"github.com/remora-storage/remora/cachefs/record"
+	"github.com/remora-storage/remora/cachefs/store"
+	"github.com/remora-storage/remora/sidecar/replication/diskdir"
+	"github.com/remora-storage/remora/sidecar/replication/journal"
+	"github.com/remora-storage/remora/telemetry"
+)
+
+// ErrClosed: the group was closed.
+var ErrClosed = errors.New("the volume's log is closed")
+
+// GroupConfig of a group.
+type GroupConfig struct {
+	Replica *diskdir.Replica
+	Trace   *telemetry.VolumeRecorder
+	Logger  *slog.Logger
+}
+
+// Group is a volume's log and this node's replica of it.
+type Group struct {
+	cfg   GroupConfig
+	disk  *Disk
+	store *store.Store
+
+	mu         sync.Mutex
+	changed    *sync.Cond // anything below has changed
+	core       core
+	queue      []item // accepted or not, committed, to be applied
+	unaccepted int64  // bytes
+	unapplied  int64  // bytes
+	firstKept  journal.LSN
+	applied    record.Index
+	recovered  []item
+	commit     telemetry.SpanRef // the newest group commit
+	appending  journal.LSN       // a payload is being written at or behind it; 0 if none is
+	noSpace    error             // why the last bind was taken back
+	failed     error
+	closing    bool
+	onApplied  func([]*record.Record)
+
+	sinceCheckpoint journal.LSN // where the journal was then
+	applier         sync.WaitGroup
+}
+
+// OpenGroup opens the replica's store and applies the log to its end. It returns when the store is as new as the log and the
+// checkpoint that ends replay is durable.
+func (d *Disk) OpenGroup(cfg GroupConfig) (*Group, error) {
+	g := &Group{cfg: cfg, disk: d}
+	g.changed = sync.NewCond(&g.mu)
+	var err error
+	g.store, err = store.Open(store.Config{FS: d.cfg.FS, Dir: cfg.Replica.Path(), Checkpoint: cfg.Replica.Checkpoint(), Logger: cfg.Logger})
+	if err != nil {
+		return nil, err
+	}
+	if err := g.replay(); err != nil {
+		d.forget(g)
+		return nil, errors.Join(err, g.store.Close())
+	}
+	g.applier.Add(1)
+	go g.apply()
+	return g, nil
+}
+
+func (g *Group) replay() error {
+	from := g.cfg.Replica.Checkpoint()
+	if err := g.checkJournal(); err != nil {
+		return err
+	}
+	h := g.disk.take(g)
+	g.core = core{last: from.Index, committed: from.Index, acceptance: from.Acceptance}
+	kept := g.disk.journal.End()
+	if h != nil {
+		bound, unbound, err := h.log(from)
+		if err != nil {
+			return err
+		}
+		for batch := range slices.Chunk(bound, applyBatch) {
+			if err := g.store.Apply(entries(batch)); err != nil {
+				return fmt.Errorf("replay: %w", err)
+			}
+		}
+		g.core.last = max(from.Index, h.last)
+		g.recovered = unbound
+		for _, it := range unbound {
+			kept = min(kept, it.payload)
+		}
+	}
+	at, err := g.store.EndReplay()
+	if err != nil {
+		return err
+	}
+	g.mu.Lock()
+	g.core.committed, g.core.acceptance, g.applied, g.firstKept = at.Index, at.Acceptance, at.Index, kept
+	g.mu.Unlock()
+	return g.saveCheckpoint(at)
+}
+
+// checkJournal refuses a journal that lacks what the last checkpoint left to it.
+func (g *Group) checkJournal() error {
+	from := journal.LSN(g.cfg.Replica.JournalFrom())
+	if start, end := g.disk.journal.Start(), g.disk.journal.End(); from != 0 && (from < start || from > end) {
+		return fmt.Errorf("%w: the replica needs the journal from %d on, and it has %d to %d", store.ErrDamaged, from, start, end)
+	}
+	return nil
+}
+
+// take hands over what the journal has of a group's replica, and counts the group among those that need the journal.
+func (d *Disk) take(g *Group) *history {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	key := g.key()
+	h := d.found[key]
+	delete(d.found, key)
+	g.firstKept = d.journal.End()
+	if h != nil && len(h.payloads) > 0 {
+		g.firstKept = h.payloads[0].lsn
+	}
+	d.groups = append(slices.Clone(d.groups), g)
+	return h
+}
+
+func (g *Group) key() replicaKey {
+	info := g.cfg.Replica.Info()
+	return replicaKey{info.Group, info.Replica}
+}
+
+// Store is the replica's state.
+func (g *Group) Store() *store.Store { return g.store }
+
+// Acceptance is the acceptance state of what is committed.
+func (g *Group) Acceptance() record.Acceptance {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.core.acceptance
+}
+
+// Recover proposes the payloads that an earlier owner process left without a binding, unchanged and under their names, and returns
+// how many there were when they are applied.
+func (g *Group) Recover(ctx context.Context) (int, error) {
+	g.mu.Lock()
+	items := g.recovered
+	g.recovered = nil
+	for _, it := range items {
+		g.core.append(it.rec, it.payload)
+		g.unaccepted += int64(it.rec.EncodedSize())
+		g.unapplied += int64(it.rec.EncodedSize())
+	}
+	g.mu.Unlock()
+	return len(items), g.settle(ctx)
+}
+
+// BeginEpoch appends the Owner record that opens an epoch and returns when it is applied.
+func (g *Group) BeginEpoch(ctx context.Context, owner *record.Record) error {
+	if err := g.Append(owner); err != nil {
+		return err
+	}
+	if err := g.settle(ctx); err != nil {
+		return err
+	}
+	if a := g.Acceptance(); a.Epoch != owner.Name.Epoch {
+		return fmt.Errorf("epoch %d is refused: the log is at epoch %d", owner.Name.Epoch, a.Epoch)
+	}
+	return nil
+}
+
+// OnApplied names who is told which records the store has.
+func (g *Group) OnApplied(applied func([]*record.Record)) {
+	g.mu.Lock()
+	g.onApplied = applied
+	g.mu.Unlock()
+}
+
+// settle returns when everything that was appended is applied.
+func (g *Group) settle(ctx context.Context) error {
+	g.disk.commit()
+	defer context.AfterFunc(ctx, g.changed.Broadcast)()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for g.failed == nil && ctx.Err() == nil && g.applied < g.core.last {
+		g.changed.Wait()
+	}
+	return errors.Join(g.failed, ctx.Err())
+}
+
+// Admit waits while too much is unaccepted or unapplied. The caller holds no lock.
+func (g *Group) Admit() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for g.failed == nil && (g.unaccepted > g.disk.cfg.MaxUnaccepted || g.unapplied > g.disk.cfg.MaxUnapplied) {
+		g.disk.poke(true)
+		g.changed.Wait()
+	}
+	return g.failed
+}
+
+// Append writes the record's payload frame to the journal: it survives the death of the process. Calls come one at a time, in the
+// order of seq.
+func (g *Group) Append(r *record.Record) error {
+	g.mu.Lock()
+	err := g.failed
+	g.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	size := int64(r.EncodedSize())
+	from := g.disk.journal.End()
+	g.mu.Lock()
+	g.appending = from
+	g.mu.Unlock()
+	err = g.write(r)
+	g.mu.Lock()
+	g.appending = 0
+	if err != nil {
+		g.mu.Unlock()
+		return err
+	}
+	g.core.append(r, from)
+	g.unaccepted += size
+	g.unapplied += size
+	much := g.unaccepted > g.disk.cfg.MaxUnaccepted/4
+	g.mu.Unlock()
+	g.disk.poke(much)
+	return nil
+}
+
+func (g *Group) write(r *record.Record) error {
+	key := g.key()
+	head := journal.Payload{Epoch: uint64(r.Name.Epoch), Incarnation: uint32(r.Name.Incarnation), Seq: uint64(r.Name.Seq)}.Header()
+	parts := make([][]byte, 0, 2+len(r.Ops))
+	parts = append(parts, head[:], r.AppendMeta(make([]byte, 0, r.EncodedSize()-r.DataBytes())))
+	for i := range r.Ops {
+		if len(r.Ops[i].Data) > 0 {
+			parts = append(parts, r.Ops[i].Data)
+		}
+	}
+	_, err := g.disk.journal.Append(journal.KindPayload, uint64(key.group), uint64(key.replica), parts...)
+	if errors.Is(err, journal.ErrNoSpace) {
+		return noSpace(err)
+	}
+	return err
+}
+
+// Wait returns when every record of the current epoch up to seq is accepted, with the group commit that did it.
+func (g *Group) Wait(_ context.Context, seq record.Seq) (telemetry.SpanRef, error) {
+	if ref, done, err := g.accepted(seq); done {
+		return ref, err
+	}
+	g.disk.commitMu.Lock()
+	defer g.disk.commitMu.Unlock()
+	// Whoever held the lock may have committed for us.
+	if ref, done, err := g.accepted(seq); done {
+		return ref, err
+	}
+	g.disk.commitLocked()
+	ref, done, err := g.accepted(seq)
+	if !done && err == nil {
+		err = fmt.Errorf("record %d was committed and not accepted: another owner has taken over", seq)
+	}
+	return ref, err
+}
+
+func (g *Group) accepted(seq record.Seq) (telemetry.SpanRef, bool, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.failed != nil {
+		return g.commit, true, g.failed
+	}
+	if g.core.acceptance.Last >= seq {
+		return g.commit, true, nil
+	}
+	return g.commit, false, g.noSpace
+}
+
+// bind writes binding frames for everything that has none; false if there is nothing to sync.
+func (g *Group) bind() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.failed != nil {
+		return false
+	}
+	if len(g.core.unbound) > 0 {
+		lsn, err := g.writeBindings(g.core.bind())
+		switch {
+		case errors.Is(err, journal.ErrNoSpace):
+			g.core.unbind() // nothing was written but bindings that the next ones void
+			g.noSpace = noSpace(err)
+			return false
+		case err != nil:
+			g.failLocked(fmt.Errorf("bind: %w", err))
+			return false
+		}
+		g.core.written(lsn)
+		g.noSpace = nil
+	}
+	return len(g.core.bound) > 0
+}
+
+func (g *Group) writeBindings(frames []journal.Binding) (lsn journal.LSN, err error) {
+	key := g.key()
+	for _, b := range frames {
+		if lsn, err = g.disk.journal.AppendBinding(uint64(key.group), uint64(key.replica), b); err != nil {
+			return lsn, err
+		}
+	}
+	return lsn, nil
+}
+
+// noSpace is what the application meets.
+func noSpace(err error) error { return fmt.Errorf("%w: %w", syscall.ENOSPC, err) }
+
+// synced takes the result of the journal's sync.
+func (g *Group) synced(lsn journal.LSN, err error, start, end int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err != nil {
+		g.failLocked(err)
+		return
+	}
+	items := g.core.synced(lsn)
+	if len(items) == 0 {
+		return
+	}
+	bytes := int64(0)
+	for i := range items {
+		bytes += int64(items[i].rec.EncodedSize())
+	}
+	g.unaccepted -= bytes
+	g.queue = append(g.queue, items...)
+	first, last := items[0].rec.Name.Seq, items[len(items)-1].rec.Name.Seq
+	g.commit = g.cfg.Trace.Commit(start, end, len(items), bytes, uint64(first), uint64(last), nil)
+	g.changed.Broadcast()
+}
+
+// fail stops the replica: nothing is written any more, and everybody who waits is told (I8).
+func (g *Group) fail(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.failLocked(err)
+}
+
+func (g *Group) failLocked(err error) {
+	if g.failed == nil {
+		g.failed = err
+		g.cfg.Logger.Error("replica stopped", "replica", g.key().replica.String(), "err", err)
+	}
+	g.changed.Broadcast()
+}
+
+// Status is where the log is.
+type Status struct {
+	Acceptance record.Acceptance
+	Committed  record.Index
+	Applied    record.Index
+	Err        error // why the replica has stopped
+}
+
+// Status returns where the log is.
+func (g *Group) Status() Status {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return Status{g.core.acceptance, g.core.committed, g.applied, g.failed}
+}

@@ -1,0 +1,125 @@
+package replication
+
+import (
+	"fmt"
+
+	"github.com/remora-storage/remora/cachefs/record"
+	"github.com/remora-storage/remora/cachefs/store"
+	"github.com/remora-storage/remora/sidecar/replication/diskdir"
+	"github.com/remora-storage/remora/sidecar/replication/journal"
+)
+
+// history is what the journal has of one replica.
+type history struct {
+	payloads []payload
+	byName   map[name]int // newest payload of a name
+	bindings map[record.Index]name
+	last     record.Index
+	hard     journal.HardState
+}
+
+// name is how payload and binding frames refer to each other.
+type name struct {
+	epoch record.Epoch
+	seq   record.Seq
+}
+
+type payload struct {
+	lsn  journal.LSN
+	body []byte
+}
+
+type replicaKey struct{ group, replica diskdir.ID }
+
+// histories sorts the frames of a journal by replica.
+type histories map[replicaKey]*history
+
+func (hs histories) visit(f journal.Frame) error {
+	key := replicaKey{diskdir.ID(f.Group), diskdir.ID(f.Replica)}
+	h := hs[key]
+	if h == nil {
+		h = &history{byName: map[name]int{}, bindings: map[record.Index]name{}}
+		hs[key] = h
+	}
+	switch f.Kind {
+	case journal.KindPayload:
+		p, err := journal.DecodePayload(f.Body)
+		if err != nil {
+			return err
+		}
+		h.byName[name{record.Epoch(p.Epoch), record.Seq(p.Seq)}] = len(h.payloads)
+		h.payloads = append(h.payloads, payload{f.LSN, append([]byte(nil), p.Record...)})
+	case journal.KindBinding:
+		b, err := journal.DecodeBinding(f.Body)
+		if err != nil {
+			return err
+		}
+		h.bind(b)
+	case journal.KindHardState:
+		var err error
+		h.hard, err = journal.DecodeHardState(f.Body)
+		return err
+	}
+	return nil
+}
+
+// bind notes a binding; it voids all earlier ones at or above its index.
+func (h *history) bind(b journal.Binding) {
+	for i := record.Index(b.Index); i <= h.last; i++ {
+		delete(h.bindings, i)
+	}
+	for k := range b.Count {
+		h.last = record.Index(b.Index) + record.Index(k)
+		h.bindings[h.last] = name{record.Epoch(b.Epoch), record.Seq(b.Seq) + record.Seq(k)}
+	}
+}
+
+// log returns the bound records above the checkpoint, which are the group's log, and the gap-free payloads behind it that have no
+// binding: an owner that died had answered them.
+func (h *history) log(from store.Checkpoint) (bound, unbound []item, err error) {
+	acceptance := from.Acceptance
+	for i := from.Index + 1; i <= h.last; i++ {
+		n, ok := h.bindings[i]
+		if !ok {
+			return nil, nil, fmt.Errorf("%w: the journal has no binding for index %d, and one for %d", store.ErrDamaged, i, h.last)
+		}
+		it, err := h.item(n)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%w: index %d: %w", store.ErrDamaged, i, err)
+		}
+		it.index = i
+		acceptance.Step(it.rec.Kind, it.rec.Name)
+		bound = append(bound, it)
+	}
+	for next := range h.payloads {
+		hdr, err := record.DecodeHeader(h.payloads[next].body)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%w: payload at %d: %w", store.ErrDamaged, h.payloads[next].lsn, err)
+		}
+		if !acceptance.Step(hdr.Kind, hdr.Name) {
+			continue
+		}
+		it, err := h.item(name{hdr.Name.Epoch, hdr.Name.Seq})
+		if err != nil {
+			return nil, nil, fmt.Errorf("%w: payload at %d: %w", store.ErrDamaged, h.payloads[next].lsn, err)
+		}
+		unbound = append(unbound, it)
+	}
+	return bound, unbound, nil
+}
+
+func (h *history) item(n name) (item, error) {
+	k, ok := h.byName[n]
+	if !ok {
+		return item{}, fmt.Errorf("the journal has no payload %d/%d", n.epoch, n.seq)
+	}
+	p := h.payloads[k]
+	r, err := record.Decode(p.body)
+	if err != nil {
+		return item{}, err
+	}
+	if r.Name.Epoch != n.epoch || r.Name.Seq != n.seq {
+		return item{}, fmt.Errorf("payload %d/%d holds record %v", n.epoch, n.seq, r.Name)
+	}
+	return item{rec: r, payload: p.lsn}, nil
+}

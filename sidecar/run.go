@@ -1,0 +1,99 @@
+package sidecar
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/remora-storage/remora/sidecar/authority"
+	"github.com/remora-storage/remora/telemetry"
+)
+
+// drainTime bounds the last flush of spans.
+const drainTime = 2 * time.Second
+
+// sidecar is a running one.
+type sidecar struct {
+	cfg     Config
+	auth    authority.Files
+	trace   *telemetry.Recorder
+	disks   *disks
+	volumes []*volume
+}
+
+// Run serves the pod's volumes until ctx ends, a mount's holder is gone, or every mount has ended.
+func Run(ctx context.Context, cfg Config) error {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return err
+	}
+	s := &sidecar{cfg: cfg, auth: authority.Files{Dir: strings.TrimPrefix(cfg.Authority, "file:")}}
+	s.trace, err = telemetry.New(telemetry.Config{
+		Service: "remora-sidecar", Endpoint: cfg.OTLP, Logger: cfg.Logger,
+		Resource: map[string]string{"k8s.pod.name": cfg.Pod, "k8s.namespace.name": cfg.Namespace, "k8s.node.name": cfg.Node, "k8s.pod.uid": cfg.PodUID},
+	})
+	if err != nil {
+		return fmt.Errorf("telemetry: %w", err)
+	}
+	s.disks = &disks{cfg: &s.cfg}
+	for _, v := range cfg.Volumes {
+		s.volumes = append(s.volumes, newVolume(s, v))
+	}
+	stopHTTP, err := s.listen()
+	if err != nil {
+		return errors.Join(err, s.closeTrace())
+	}
+	err = s.serve(ctx)
+	if closeErr := s.close(); err == nil {
+		err = closeErr
+	}
+	stopHTTP()
+	return errors.Join(err, s.closeTrace())
+}
+
+// serve opens the volumes, one after another, and waits for the end.
+func (s *sidecar) serve(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	for _, v := range s.volumes {
+		if err := v.open(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("volume %s: %w", v.object.Name, err)
+		}
+	}
+	s.cfg.Logger.Info("all volumes are served", "pod", s.cfg.Pod, "volumes", len(s.volumes))
+	var ended sync.WaitGroup
+	for _, v := range s.volumes {
+		ended.Go(func() {
+			if err := v.wait(ctx); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	ended.Wait()
+	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// close lets go of everything: requests in flight are answered, what is accepted is applied, and a checkpoint makes the next start
+// short.
+func (s *sidecar) close() error {
+	var errs []error
+	for _, v := range s.volumes {
+		errs = append(errs, v.close())
+	}
+	return errors.Join(append(errs, s.disks.close())...)
+}
+
+func (s *sidecar) closeTrace() error {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	return s.trace.Close(ctx)
+}

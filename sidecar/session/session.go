@@ -1,0 +1,227 @@
+package session
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/remora-storage/remora/cachefs"
+	"github.com/remora-storage/remora/telemetry"
+)
+
+// maxRequest is the content of the largest READ and WRITE.
+const maxRequest = 1 << 20
+
+// maxWorkers bounds the requests that are served at once.
+const maxWorkers = 16
+
+// FUSE protocol numbers that go-fuse does not export (linux/fuse.h).
+const (
+	opInit       = 26
+	opInterrupt  = 36
+	notifyResend = 7
+	resendBit    = 1 << 63
+	inHeaderSize = 40
+	outHeader    = 16
+)
+
+// capabilities that we ask for beyond go-fuse's own.
+const capabilities = fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_HAS_RESEND | fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_DIRECT_IO_ALLOW_MMAP
+
+// Connection is what the holder gives.
+type Connection interface {
+	// StoreInit must have returned before the reply is written to the kernel.
+	StoreInit(init, reply []byte) error
+	// Ready says that this process serves.
+	Ready() error
+}
+
+// Config of a session.
+type Config struct {
+	FD          int // of /dev/fuse, blocking
+	Connection  Connection
+	Init, Reply []byte // of an earlier process; nil if the kernel waits for its first answer
+	Volume      string
+	Trace       *telemetry.VolumeRecorder
+	Logger      *slog.Logger
+}
+
+// Session serves one FUSE connection.
+type Session struct {
+	cfg  Config
+	fs   *cachefs.FS
+	opts fuse.MountOptions
+	init []byte
+
+	waiting  atomic.Int32 // workers that wait for a request
+	workers  atomic.Int32
+	stopping atomic.Bool
+	inFlight sync.RWMutex // held for reading while a request is served
+	done     chan struct{}
+	doneOnce sync.Once
+	err      error
+}
+
+// ErrOtherFlags: the connection was negotiated by a program that asked for other things. It cannot be taken over, only made anew.
+var ErrOtherFlags = errors.New("the FUSE connection was negotiated by another version of the program: restart the pod to mount anew")
+
+// Start negotiates or takes over the connection and begins to serve it. Call Stop to end it.
+func Start(cfg Config, fs *cachefs.FS) (*Session, error) {
+	s := &Session{cfg: cfg, fs: fs, init: cfg.Init, done: make(chan struct{})}
+	s.opts = fuse.MountOptions{
+		MaxWrite: maxRequest, MaxReadAhead: maxRequest, MaxBackground: 64, ExplicitDataCacheControl: true,
+		ExtraCapabilities: capabilities, EnableSymlinkCaching: true,
+		Logger: log.New(logWriter{cfg.Logger}, "", 0),
+	}
+	var err error
+	if cfg.Init == nil {
+		err = s.negotiate()
+	} else {
+		err = s.takeOver()
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.spawn()
+	s.spawn()
+	return s, nil
+}
+
+// negotiate answers the kernel's INIT. It is stored first: nobody can tell later whether the kernel has got the answer.
+func (s *Session) negotiate() error {
+	buf := make([]byte, maxRequest+4096)
+	n, err := s.read(buf)
+	if err != nil {
+		return fmt.Errorf("read INIT: %w", err)
+	}
+	if binary.LittleEndian.Uint32(buf[4:]) != opInit {
+		return fmt.Errorf("first request is opcode %d, want INIT", binary.LittleEndian.Uint32(buf[4:]))
+	}
+	s.init = bytes.Clone(buf[:n])
+	_, reply, err := s.newWorker()
+	if err != nil {
+		return err
+	}
+	s.checkFlags(reply)
+	if err := s.cfg.Connection.StoreInit(s.init, reply); err != nil {
+		return fmt.Errorf("store INIT: %w", err)
+	}
+	if err := s.write(reply); err != nil {
+		return fmt.Errorf("answer INIT: %w", err)
+	}
+	return s.cfg.Connection.Ready()
+}
+
+// takeOver goes on where an earlier process died.
+func (s *Session) takeOver() error {
+	_, reply, err := s.newWorker()
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(reply, s.cfg.Reply) {
+		return ErrOtherFlags
+	}
+	msg := make([]byte, outHeader)
+	binary.LittleEndian.PutUint32(msg, outHeader)
+	binary.LittleEndian.PutUint32(msg[4:], notifyResend)
+	if err := s.write(msg); err != nil {
+		return fmt.Errorf("ask the kernel to send again what was not answered (needs Linux 6.9): %w", err)
+	}
+	s.cfg.Logger.Info("took over the connection of an earlier process", "volume", s.cfg.Volume)
+	return s.cfg.Connection.Ready()
+}
+
+// checkFlags says what the kernel lacks; nothing of it is needed for correctness.
+func (s *Session) checkFlags(reply []byte) {
+	out := replyFlags(reply)
+	for _, want := range []struct {
+		flag uint64
+		what string
+	}{
+		{fuse.CAP_HANDLE_KILLPRIV_V2, "HANDLE_KILLPRIV_V2: every write costs one more request"},
+		{fuse.CAP_HAS_RESEND, "HAS_RESEND: requests in flight fail when the sidecar dies"},
+		{fuse.CAP_NO_OPEN_SUPPORT, "NO_OPEN_SUPPORT: every open costs a request"},
+	} {
+		if out&want.flag == 0 {
+			s.cfg.Logger.Warn("the kernel does not offer a FUSE capability", "volume", s.cfg.Volume, "capability", want.what)
+		}
+	}
+}
+
+// replyFlags reads the flags of an INIT reply: flags at 12 and flags2 at 32 of fuse_init_out.
+func replyFlags(reply []byte) uint64 {
+	if len(reply) < outHeader+36 {
+		return 0
+	}
+	le := binary.LittleEndian
+	return uint64(le.Uint32(reply[outHeader+12:])) | uint64(le.Uint32(reply[outHeader+32:]))<<32
+}
+
+// Stop lets requests in flight finish and takes no others: those are for a successor. The descriptor stays open.
+func (s *Session) Stop() {
+	s.stopping.Store(true)
+	s.inFlight.Lock()
+	defer s.inFlight.Unlock()
+	s.end(nil)
+}
+
+// Done is closed when the connection has ended: unmounted, aborted or stopped.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
+// Wait returns when the connection has ended, with what broke it, if anything.
+func (s *Session) Wait(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.done:
+		return s.err
+	}
+}
+
+func (s *Session) end(err error) {
+	s.doneOnce.Do(func() {
+		s.err = err
+		close(s.done)
+	})
+}
+
+// read reads one request.
+func (s *Session) read(buf []byte) (int, error) {
+	for {
+		n, err := syscall.Read(s.cfg.FD, buf)
+		switch {
+		case err == nil:
+			return n, nil
+		case errors.Is(err, syscall.EINTR), errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.ENOENT):
+			// ENOENT: the request was interrupted before we read it.
+		default:
+			return 0, err
+		}
+	}
+}
+
+// write writes a reply. ENOENT means that nobody waits for it any more.
+func (s *Session) write(b []byte) error {
+	_, err := syscall.Write(s.cfg.FD, b)
+	if errors.Is(err, syscall.ENOENT) {
+		return nil
+	}
+	return err
+}
+
+// logWriter passes go-fuse's messages on.
+type logWriter struct{ l *slog.Logger }
+
+func (w logWriter) Write(b []byte) (int, error) {
+	w.l.Warn("fuse", "msg", string(bytes.TrimSpace(b)))
+	return len(b), nil
+}

@@ -1,0 +1,184 @@
+package sidecar
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/remora-storage/remora/api/v1alpha1"
+	"github.com/remora-storage/remora/cachefs"
+	"github.com/remora-storage/remora/cachefs/meta"
+	"github.com/remora-storage/remora/cachefs/record"
+	"github.com/remora-storage/remora/cachefs/store"
+	"github.com/remora-storage/remora/sidecar/replication"
+	"github.com/remora-storage/remora/sidecar/replication/journal"
+	"github.com/remora-storage/remora/sidecar/session"
+	"github.com/remora-storage/remora/sidecar/session/holder"
+	"github.com/remora-storage/remora/sidecar/status"
+	"github.com/remora-storage/remora/telemetry"
+	"github.com/remora-storage/remora/webhook/spec"
+)
+
+// volume is one volume of the pod on its way from an object to a mount:
+//
+//  1. claim: the Volume object exists, its member is on this node (made now if the volume is new), and the next epoch is ours.
+//  2. log: the disk directory's journal is read, the replica's store is as new as its log.
+//  3. own: what an earlier owner had answered is accepted, and then our Owner record; the file system is open. A new volume
+//     becomes Ready.
+//  4. mount: the FUSE connection is taken from its holder, and the first request is read.
+type volume struct {
+	s    *sidecar
+	spec spec.Volume
+
+	object  v1alpha1.Volume
+	group   *replication.Group
+	fs      *cachefs.FS
+	client  *holder.Client
+	session *session.Session
+	trace   *telemetry.VolumeRecorder
+
+	mu    sync.Mutex
+	state string // one of status's
+	ready bool   // group and fs are set and stay
+}
+
+func newVolume(s *sidecar, v spec.Volume) *volume {
+	return &volume{s: s, spec: v, state: status.Pending, object: v1alpha1.Volume{
+		Namespace: s.cfg.Namespace, Name: s.cfg.volumeName(v), Class: v.Class, Size: v.Size}}
+}
+
+func (v *volume) setState(state string) {
+	v.mu.Lock()
+	v.state = state
+	v.mu.Unlock()
+}
+
+func (v *volume) open(ctx context.Context) error {
+	sampling, err := telemetry.ParseSampling(v.spec.Trace.String())
+	if err != nil {
+		return err
+	}
+	v.trace = v.s.trace.Volume(v.object.Name, sampling)
+	v.setState(status.Recovering)
+	if err := v.openLog(ctx); err != nil {
+		v.setState(stateOf(err))
+		return err
+	}
+	if err := v.mount(ctx); err != nil {
+		v.setState(status.Failed)
+		return err
+	}
+	v.setState(status.Mounted)
+	return nil
+}
+
+// stateOf tells damage from other failures.
+func stateOf(err error) string {
+	var damage *journal.DamageError
+	if errors.Is(err, store.ErrDamaged) || errors.As(err, &damage) {
+		return status.Damaged
+	}
+	return status.Failed
+}
+
+func (v *volume) openLog(ctx context.Context) error {
+	// The connection comes first: its session decides which answers and open files of an earlier process still count.
+	var err error
+	if v.client, err = holder.Attach(ctx, strings.TrimPrefix(v.s.cfg.Holder, "unix:"), v.spec.Name); err != nil {
+		return fmt.Errorf("attach to the mount: %w", err)
+	}
+	replica, disk, err := v.claim(ctx)
+	if err != nil {
+		return err
+	}
+	v.group, err = disk.disk.OpenGroup(replication.GroupConfig{Replica: replica, Trace: v.trace, Logger: v.s.cfg.Logger})
+	if err != nil {
+		return errors.Join(err, replica.Close())
+	}
+	return v.own(ctx)
+}
+
+// own opens our epoch and the file system.
+func (v *volume) own(ctx context.Context) error {
+	n, err := v.group.Recover(ctx)
+	if err != nil {
+		return fmt.Errorf("recover what was answered: %w", err)
+	}
+	owner, err := v.ownerRecord()
+	if err != nil {
+		return err
+	}
+	if err := v.group.BeginEpoch(ctx, owner); err != nil {
+		return fmt.Errorf("open epoch %d: %w", owner.Name.Epoch, err)
+	}
+	fs, err := cachefs.Open(ctx, cachefs.Config{
+		Log: v.group, State: v.group.Store(), Epoch: owner.Name.Epoch, Incarnation: owner.Name.Incarnation,
+		Session: v.client.SessionID, NewSession: v.client.State == holder.Fresh, Size: uint64(v.object.Size),
+		Now: v.s.cfg.now, Logger: v.s.cfg.Logger,
+	}, v.object.Phase == v1alpha1.VolumeBootstrapping)
+	if err != nil {
+		return fmt.Errorf("open file system: %w", err)
+	}
+	v.mu.Lock()
+	v.fs, v.ready = fs, true
+	v.mu.Unlock()
+	v.s.cfg.Logger.Info("volume is open", "volume", v.object.Name, "epoch", owner.Name.Epoch, "recovered", n, "index", v.group.Status().Applied)
+	return v.becomeReady(ctx)
+}
+
+// ownerRecord opens the epoch that claim won, with a salt of its own to seal with.
+func (v *volume) ownerRecord() (*record.Record, error) {
+	value := make([]byte, 8+32)
+	meta.PutEpoch(value, record.Epoch(v.object.Epoch))
+	if _, err := v.s.cfg.rand.Read(value[8:]); err != nil {
+		return nil, fmt.Errorf("draw a salt: %w", err)
+	}
+	return &record.Record{
+		Header: record.Header{Kind: record.Owner, Time: v.s.cfg.now().UnixNano(),
+			Name: record.Name{Epoch: record.Epoch(v.object.Epoch), Incarnation: record.Incarnation(v.object.Incarnation)}},
+		Muts: []record.Mutation{{Key: meta.SaltKey(v.object.Incarnation), Value: value}},
+	}, nil
+}
+
+func (v *volume) mount(context.Context) error {
+	var err error
+	v.session, err = session.Start(session.Config{
+		FD: v.client.FD, Connection: v.client, Init: v.client.Init, Reply: v.client.Reply,
+		Volume: v.object.Name, Trace: v.trace, Logger: v.s.cfg.Logger,
+	}, v.fs)
+	return err
+}
+
+// errHolderGone: whoever made the mount is gone; another may be about to make it anew.
+var errHolderGone = errors.New("the holder of the mount is gone")
+
+// wait returns nil when ctx ends or the mount has ended, an error when something broke.
+func (v *volume) wait(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-v.client.Done():
+		return errHolderGone
+	case <-v.session.Done():
+		return v.session.Wait(ctx)
+	}
+}
+
+// close ends what is open, in the order of dependence.
+func (v *volume) close() error {
+	if v.session != nil {
+		v.session.Stop()
+	}
+	if v.fs != nil {
+		v.fs.Close()
+	}
+	var err error
+	if v.group != nil {
+		err = v.group.Close(context.Background())
+	}
+	v.setState(status.Offline)
+	// The descriptor stays open until the process ends: workers may still be in a read.
+	return err
+}
