@@ -81,6 +81,7 @@ func (j *Journal) activate() error {
 	j.cur = s
 	j.segs = append(j.segs, s)
 	j.dirty = append(j.dirty, s)
+	s.prevEnd = j.end
 	s.end = j.o.firstFrame(s.seq)
 	j.end = s.end
 	return nil

@@ -132,14 +132,17 @@ func (j *Journal) End() LSN {
 	return j.end
 }
 
-// Start returns the LSN of the oldest frame that was not released, or would be if there were one.
+// Start returns where the log starts: every frame that was ever appended at or above it, and counts, is there.
 func (j *Journal) Start() LSN {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if len(j.segs) == 0 {
 		return j.end
 	}
-	return j.segs[0].base + headerPageBytes
+	if s := j.segs[0]; s.prevEnd > 0 {
+		return s.prevEnd
+	}
+	return j.segs[0].base + headerPageBytes // the first segment of all
 }
 
 // Close syncs the log and closes its files. It returns Sync's error; the files are closed in any case. Closing again is nil.

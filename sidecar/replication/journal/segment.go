@@ -119,6 +119,7 @@ type segment struct {
 	seq        uint64
 	name       string
 	base       LSN // of its first byte
+	prevEnd    LSN // where the log of the segment before it ended
 	end        LSN // of its last frame
 	generation uint64
 	file       vfs.File // nil once all of it is synced and nothing will be appended
