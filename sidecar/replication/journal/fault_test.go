@@ -1,6 +1,7 @@
 package journal
 
 import (
+	crand "crypto/rand"
 	"errors"
 	"io"
 	"log/slog"
@@ -108,7 +109,7 @@ func chacha(seed uint64) io.Reader {
 
 func testOptions(fs vfs.FS) Options {
 	return Options{
-		FS: fs, Dir: testDir, DiskID: testDisk, SegmentBytes: minSegmentBytes, Rand: chacha(1),
+		FS: fs, Dir: testDir, DiskID: testDisk, SegmentBytes: minSegmentBytes, Rand: crand.Reader,
 		Logger: slog.New(slog.DiscardHandler),
 	}
 }

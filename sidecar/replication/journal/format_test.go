@@ -12,6 +12,7 @@ import (
 func TestGoldenSegment(t *testing.T) {
 	fs := vfs.NewMem()
 	o := testOptions(fs)
+	o.Rand = chacha(1)
 	j, _ := mustOpen(t, o)
 	_, err := j.AppendPayload(0x0102, 0x0304, Payload{Epoch: 5, Incarnation: 6, Seq: 7, Record: []byte("the record")})
 	require.NoError(t, err)

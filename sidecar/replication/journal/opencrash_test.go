@@ -93,3 +93,16 @@ func openCutAt(mem *vfs.MemFS, at int, cfg vfs.CrashCloneCfg) *vfs.MemFS {
 	_, _ = Open(testOptions(fs), func(Frame) error { return nil })
 	return after
 }
+
+// TestVisitedHasWitness: what Open has visited may have been acted upon, so from then on its loss is damage, and no torn tail.
+func TestVisitedHasWitness(t *testing.T) {
+	fs, o := crashable(t)
+	j, _ := mustOpen(t, o)
+	mustAppend(t, j, "never synced by the process that wrote it")
+	mustOpen(t, o)
+	fs = fs.CrashClone(vfs.CrashCloneCfg{})
+	fileBytes(t, fs, 1)[headerPageBytes+frameHeaderBytes] ^= 1
+	_, err := Open(testOptions(fs), func(Frame) error { return nil })
+	var damage *DamageError
+	require.ErrorAs(t, err, &damage)
+}
