@@ -154,8 +154,11 @@ func (s *Store) load() error {
 	if err != nil {
 		return err
 	}
-	s.arena, err = openArena(s.cfg.FS, filepath.Join(s.cfg.Dir, "arena"), used)
-	return err
+	if s.arena, err = openArena(s.cfg.FS, filepath.Join(s.cfg.Dir, "arena"), used); err != nil {
+		return err
+	}
+	// The names of meta/ and arena must survive what is in them.
+	return disk.SyncDir(s.cfg.FS, s.cfg.Dir)
 }
 
 func (s *Store) usedSlots() ([]uint32, error) {
