@@ -109,6 +109,9 @@ func (w *crashWorld) open() bool {
 		w.fatalf("open: %v", err)
 	}
 	w.compare(visited)
+	if j.Start() > max(w.released, j.o.firstFrame(1)) {
+		w.fatalf("the log starts at %d, released below %d", j.Start(), w.released)
+	}
 	if len(scanned) != len(visited) {
 		w.fatalf("scan saw %d frames, open %d", len(scanned), len(visited))
 	}
@@ -226,7 +229,7 @@ func TestCrash(t *testing.T) {
 	seeds := []uint64{*crashSeed}
 	if *crashSeed == 0 {
 		seeds = seeds[:0]
-		count := 150
+		count := 100
 		if testing.Short() {
 			count = 30
 		}

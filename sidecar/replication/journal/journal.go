@@ -71,7 +71,8 @@ func (o *Options) isWhole(f vfs.FileInfo) bool { return f.Size() == o.SegmentByt
 //     at both ends of the file, and goes on there. The header is not synced by itself: it is the first thing in the segment,
 //     and rule 2 holds for it as for a frame. If it is lost, all frames of the segment are lost, and none of them was synced.
 //  6. Release renames segments that nobody needs to *.free, or removes them, lowest first, with a directory sync after each:
-//     what is there has no gap, whatever a crash leaves. It passes no segment that has unsynced frames.
+//     what is there has no gap, whatever a crash leaves. It passes no segment that has unsynced frames, and the segment that is
+//     the lowest then has a synced header: the lowest header (of any but segment 1) must verify.
 //
 // # Recovery
 //
@@ -88,10 +89,10 @@ func (o *Options) isWhole(f vfs.FileInfo) bool { return f.Size() == o.SegmentByt
 //     against p, so a crash in between leads to the same p again.
 //  11. The log goes on in a new segment whose prevEnd is p, never behind p in the same one: a frame of the torn tail that
 //     verifies might directly follow what would be written there, and come back to life. Its number is the one after the last
-//     segment that counts; a file of that name is activated again in place, after the copy of its header and then its header
-//     were zeroed and synced. Its generation is new, so frames of its earlier life are dead from the moment the new header is
-//     written; and until then they are behind p. Open syncs the new header before it returns, so from then on p itself has a
-//     witness.
+//     segment that counts (the lowest counts without frames, for its header); a file of that name is activated again in place,
+//     after the copy of its header and then its header were zeroed and synced. Its generation is new, so frames of its earlier
+//     life are dead from the moment the new header is written; and until then they are behind p. Open syncs the new header
+//     before it returns, so from then on p itself has a witness.
 //
 // What remains: damage inside the last batch, which no later frame bears witness for, looks like a torn tail; and if the files
 // of the last segments vanish as a whole, nothing in the journal can know. The replica's superblock and store may.

@@ -70,10 +70,11 @@ func (j *Journal) resume(w *walk) error {
 	return j.begin()
 }
 
-// counted returns how many segments have frames that count, or lie before such.
+// counted returns how many segments have frames that count, or lie before such. The lowest one counts without frames: its
+// header says where the log starts.
 func (w *walk) counted() int {
 	for k := len(w.files); k > 0; k-- {
-		if w.files[k-1].frames > 0 {
+		if w.files[k-1].frames > 0 || k == 1 && w.files[0].headOK {
 			return k
 		}
 	}

@@ -124,7 +124,8 @@ func (j *Journal) create(seq uint64) (vfs.File, error) {
 }
 
 // Release gives segments back whose frames all end at or below the given LSN. The caller promises that it needs none of them;
-// after a crash they may be visited once more. The current segment and those with unsynced frames stay for a later call.
+// after a crash they may be visited once more. The current segment and those with unsynced frames stay for a
+// later call, and so does the last one before a segment of which nothing is synced.
 func (j *Journal) Release(below LSN) error {
 	j.maint.Lock()
 	defer j.maint.Unlock()
@@ -146,8 +147,9 @@ func (j *Journal) releasable(below LSN) (*segment, error) {
 	if err := j.usable(); err != nil {
 		return nil, err
 	}
-	// The last file stays in any case: its name is what keeps LSNs from starting again.
-	if len(j.segs) < 2 || j.segs[0].file != nil || j.segs[0].end > below {
+	// One segment stays in any case: its name keeps LSNs from starting again, its header says where the log starts. So that
+	// header is durable before the segment below goes, and when it does not verify later, that is damage.
+	if len(j.segs) < 2 || j.segs[0].file != nil || j.segs[0].end > below || j.synced < j.segs[1].base+headerPageBytes {
 		return nil, nil
 	}
 	s := j.segs[0]

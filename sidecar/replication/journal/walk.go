@@ -124,7 +124,14 @@ func (w *walk) run(visit func(Frame) error) error {
 	}
 	for i, s := range w.files {
 		if !s.headOK {
+			if i == 0 && s.seq > 1 {
+				// Release has waited for this header to be synced.
+				w.witness = max(w.witness, w.o.firstFrame(s.seq))
+			}
 			return w.stop(i, w.o.base(s.seq), "the segment's header does not verify")
+		}
+		if i == 0 {
+			w.end = w.o.firstFrame(s.seq)
 		}
 		w.witness = max(w.witness, s.head.syncedEnd)
 		limit, followed := w.limit(i)
