@@ -111,14 +111,22 @@ func title(namespace, name string) string {
 	return namespace + "." + name
 }
 
+// unique refuses what only manifests of several files can ask for: one name for two things.
 func unique(groups []group) error {
-	seen := map[string]bool{}
+	pods, volumes := map[string]bool{}, map[string]string{}
 	for _, g := range groups {
 		for _, p := range g.pods {
-			if seen[p.title] {
+			if pods[p.title] {
 				return fmt.Errorf("two pods are called %s; rename one of the workloads or put it in another namespace", p.title)
 			}
-			seen[p.title] = true
+			pods[p.title] = true
+			for _, v := range p.spec.Volumes {
+				key := p.namespace + "/" + p.object(v.Name)
+				if other := volumes[key]; other != "" {
+					return fmt.Errorf("pods %s and %s would both have the Volume %s; rename the volume of one", other, p.title, key)
+				}
+				volumes[key] = p.title
+			}
 		}
 	}
 	return nil

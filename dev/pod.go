@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 )
 
 // pod is a pod that dev runs, over all its instances.
@@ -64,6 +65,8 @@ func (p *pod) startLocked(ctx context.Context) error {
 
 // waitReady waits until an instance of the pod serves all its volumes.
 func (p *pod) waitReady(ctx context.Context) error {
+	tick := time.NewTicker(waitingEvery)
+	defer tick.Stop()
 	for {
 		i := p.settled()
 		if i == nil {
@@ -75,9 +78,14 @@ func (p *pod) waitReady(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-i.ended: // by restart-pod
+		case <-tick.C:
+			p.log.Info("still waiting for the sidecar to serve", "log", p.sink.path)
 		}
 	}
 }
+
+// waitingEvery is how often a user hears what dev is waiting for.
+const waitingEvery = 10 * time.Second
 
 // settled returns the current instance once no start or restart is under way.
 func (p *pod) settled() *instance {

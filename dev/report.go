@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/remora-storage/remora/api/v1alpha1"
+	"github.com/remora-storage/remora/sidecar/authority"
 	"github.com/remora-storage/remora/sidecar/status"
 )
 
@@ -43,7 +45,7 @@ func (p *pod) report(ctx context.Context) status.Pod {
 		}
 	}
 	for _, v := range p.spec.Volumes {
-		r.Volumes = append(r.Volumes, p.reportVolume(v.Name, silent))
+		r.Volumes = append(r.Volumes, p.reportVolume(ctx, v.Name, silent))
 	}
 	return r
 }
@@ -68,13 +70,13 @@ func (p *pod) refresh(ctx context.Context, pid int) (silent string) {
 	}
 }
 
-// reportVolume takes the sidecar's last word on a volume, or what the manifest says before the first.
-func (p *pod) reportVolume(name, silent string) status.Volume {
+// reportVolume takes the sidecar's last word on a volume, or what is known without it.
+func (p *pod) reportVolume(ctx context.Context, name, silent string) status.Volume {
 	v, known := p.lastWord(name)
-	switch {
-	case !known:
-		v = p.expected(name)
-	case silent != "":
+	if !known {
+		v, known = p.expected(ctx, name)
+	}
+	if known && silent != "" {
 		v.State = silent
 	}
 	v.Name, v.Volume, v.Mount = name, p.object(name), p.s.layout.mount(p.title, name)
@@ -106,13 +108,27 @@ func (p *pod) lastWord(name string) (status.Volume, bool) {
 	return status.Volume{}, false
 }
 
-// expected is what is known from the manifest alone. Of the replicas only the pod's own has a place yet.
-func (p *pod) expected(name string) status.Volume {
+// expected is what the manifest and the Volume object say; opened is false if no sidecar has ever opened the volume.
+func (p *pod) expected(ctx context.Context, name string) (v status.Volume, opened bool) {
 	spec, _ := p.spec.Find(name)
-	v := status.Volume{State: status.Pending, Size: uint64(spec.Size), Replicas: make([]status.Replica, max(spec.Replicas, 1))}
-	for n := range v.Replicas {
-		v.Replicas[n] = status.Replica{Role: status.Voter, State: status.Offline}
+	v = status.Volume{State: status.Pending, Size: uint64(spec.Size)}
+	object, err := authority.Files{Dir: p.s.layout.volumes(p.namespace)}.Get(ctx, p.object(name))
+	if err == nil && object.Phase == v1alpha1.VolumeReady {
+		v.Epoch, opened = object.Epoch, true
 	}
-	v.Replicas[0].Pod, v.Replicas[0].Node = p.name, p.node
-	return v
+	for _, m := range object.Members {
+		r := status.Replica{ID: m.Replica, Node: m.Node, Role: m.Role, State: status.Offline}
+		if m.Node == p.node {
+			r.Pod = p.name
+		}
+		v.Replicas = append(v.Replicas, r)
+	}
+	for n := len(v.Replicas); n < max(spec.Replicas, 1); n++ {
+		r := status.Replica{Role: status.Voter, State: status.Offline}
+		if n == 0 {
+			r.Pod, r.Node = p.name, p.node
+		}
+		v.Replicas = append(v.Replicas, r)
+	}
+	return v, opened
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -64,7 +65,10 @@ func open(cfg Config) (*supervisor, error) {
 	}
 	s := &supervisor{cfg: cfg, layout: l, lock: lock}
 	s.exe, _ = os.Executable()
-	s.removeReadyFile()
+	if err := s.checkReadyFile(); err != nil {
+		lock.Close()
+		return nil, err
+	}
 	if _, err := holder.Sweep(string(l), cfg.Log); err != nil {
 		cfg.Log.Error("cannot clear all stale mounts", "err", err)
 	}
@@ -132,6 +136,11 @@ func (s *supervisor) program() string {
 }
 
 func (s *supervisor) otlp(pod string) string {
+	if path, ok := strings.CutPrefix(s.cfg.OTLP, "file:"); ok {
+		if abs, err := filepath.Abs(path); err == nil { // a sidecar has another working directory
+			return "file:" + abs
+		}
+	}
 	if s.cfg.OTLP != "" {
 		return s.cfg.OTLP
 	}
@@ -174,6 +183,20 @@ func (s *supervisor) bringUpGroup(ctx context.Context, n int) error {
 		if err := p.waitReady(ctx); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// checkReadyFile removes a file of an earlier start, and finds out now, not when all is up, whether it can be written.
+func (s *supervisor) checkReadyFile() error {
+	if s.cfg.ReadyFile == "" {
+		return nil
+	}
+	if st, err := os.Stat(filepath.Dir(s.cfg.ReadyFile)); err != nil || !st.IsDir() {
+		return fmt.Errorf("--ready-file %s: its directory does not exist; make it, or choose another path", s.cfg.ReadyFile)
+	}
+	if err := os.Remove(s.cfg.ReadyFile); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("--ready-file %s: what is there cannot be replaced: %w", s.cfg.ReadyFile, err)
 	}
 	return nil
 }

@@ -7,6 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -62,7 +64,14 @@ func runDev(cmd *cobra.Command, cfg dev.Config, names []string) error {
 	cfg.Command = os.Args[0]
 	cfg.Log = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
 	cfg.Console, cfg.Out = cmd.ErrOrStderr(), cmd.OutOrStdout()
-	return dev.Run(cmd.Context(), cfg)
+	ctx := cmd.Context()
+	if !signal.Ignored(syscall.SIGHUP) { // a closed terminal is a reason to stop cleanly, but for nohup
+		var stop context.CancelFunc
+		ctx, stop = signal.NotifyContext(ctx, syscall.SIGHUP)
+		defer stop()
+	}
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // a reader of the log that goes away is none
+	return dev.Run(ctx, cfg)
 }
 
 func restartPodCommand() *cobra.Command {
