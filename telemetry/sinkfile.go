@@ -67,6 +67,11 @@ func (s *fileSink) rotate() error {
 		return err
 	}
 	s.size = 0
+	// Only a file of our making is moved: the path may name a device or a pipe.
+	info, err := os.Lstat(s.path)
+	if err != nil || !info.Mode().IsRegular() {
+		return err
+	}
 	return os.Rename(s.path, s.path+".1")
 }
 
