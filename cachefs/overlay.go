@@ -77,9 +77,6 @@ func (o *overlay) drop(r *record.Record) {
 	}
 }
 
-// pair is a key and its newest value.
-type pair struct{ key, value []byte }
-
 // scan calls visit for the newest state of the keys in [lower, upper), in order, until it returns false. fs.mu must be held.
 func (fs *FS) scan(lower, upper []byte, visit func(key, value []byte) (bool, error)) error {
 	var over []overKey

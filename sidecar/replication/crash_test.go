@@ -2,7 +2,6 @@ package replication_test
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -444,5 +443,3 @@ func (h *history) rebuild() {
 	walk("", meta.Root)
 	h.model = m
 }
-
-var _ = errors.Is
