@@ -106,3 +106,48 @@ func TestVisitedHasWitness(t *testing.T) {
 	var damage *DamageError
 	require.ErrorAs(t, err, &damage)
 }
+
+// TestNamesAreDurable: a process may die between a rename and the directory's sync; the next one must not put synced frames into a
+// file whose name the disk does not know.
+func TestNamesAreDurable(t *testing.T) {
+	mem, _ := crashable(t)
+	dead := false
+	fs := &faultFS{FS: mem, before: func(op, name string, _ int) (int, error) {
+		if dead = dead || op == "sync" && name == "dir" && exists(mem, segmentName(2)); dead {
+			return 0, errCrash
+		}
+		return 0, nil
+	}}
+	j, _ := mustOpen(t, testOptions(fs))
+	mustAppend(t, j, "one")
+	mustSync(t, j)
+	require.ErrorIs(t, j.Prepare(), errCrash)
+
+	j, _ = mustOpen(t, testOptions(mem))
+	mustAppend(t, j, "two")
+	mustSync(t, j)
+	_, frames := mustOpen(t, testOptions(mem.CrashClone(vfs.CrashCloneCfg{})))
+	require.Equal(t, []string{"one", "two"}, bodies(frames))
+}
+
+func exists(fs vfs.FS, name string) bool {
+	_, err := fs.Stat(testDir + "/" + name)
+	return err == nil
+}
+
+// TestPreparedIsBlank: under a segment's name, a header is there only after activate has written it.
+func TestPreparedIsBlank(t *testing.T) {
+	mem, o := crashable(t)
+	j, _ := mustOpen(t, o)
+	for len(j.segs) < 2 {
+		mustAppend(t, j, strings.Repeat("x", 9000))
+	}
+	require.NoError(t, j.Release(mustSync(t, j)))
+	require.True(t, exists(mem, freeName(1)))
+	require.NoError(t, j.Prepare())
+	require.False(t, exists(mem, freeName(1)))
+	b := fileBytes(t, mem.CrashClone(vfs.CrashCloneCfg{}), 3)
+	require.Equal(t, make([]byte, headerPageBytes), b[:headerPageBytes])
+	require.Equal(t, make([]byte, headerPageBytes), b[len(b)-headerPageBytes:])
+	require.NotEqual(t, make([]byte, headerPageBytes), b[headerPageBytes:2*headerPageBytes], "it is a recycled file")
+}

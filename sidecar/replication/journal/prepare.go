@@ -148,8 +148,9 @@ func (j *Journal) releasable(below LSN) (*segment, error) {
 		return nil, err
 	}
 	// One segment stays in any case: its name keeps LSNs from starting again, its header says where the log starts. So that
-	// header is durable before the segment below goes, and when it does not verify later, that is damage.
-	if len(j.segs) < 2 || j.segs[0].file != nil || j.segs[0].end > below || j.synced < j.segs[1].base+headerPageBytes {
+	// header is durable before the segment below goes, and when it does not verify later, that is damage. By the order of
+	// syncs, all frames of the segment that goes are synced then, and its file is closed.
+	if len(j.segs) < 2 || j.segs[0].end > below || j.synced < j.segs[1].base+headerPageBytes {
 		return nil, nil
 	}
 	s := j.segs[0]
