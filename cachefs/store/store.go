@@ -34,7 +34,9 @@ type Config struct {
 	Checkpoint Checkpoint
 	CacheBytes int64 // of Pebble's block cache; 0 means 8 MiB
 	BlobCache  int   // blobs whose seals are in memory; 0 means 1024 (at most 14 KiB each)
-	Logger     *slog.Logger
+	// MemTableBytes of metadata are kept in memory before Pebble writes them by itself; 0 means 4 MiB.
+	MemTableBytes uint64
+	Logger        *slog.Logger
 }
 
 // Checkpoint is the position up to which the state is durable, with the acceptance state there.
@@ -85,6 +87,9 @@ func Open(cfg Config) (*Store, error) {
 	if cfg.CacheBytes == 0 {
 		cfg.CacheBytes = 8 << 20
 	}
+	if cfg.MemTableBytes == 0 {
+		cfg.MemTableBytes = 4 << 20
+	}
 	if cfg.BlobCache == 0 {
 		cfg.BlobCache = 1024
 	}
@@ -108,7 +113,7 @@ func (s *Store) pebbleOptions() *pebble.Options {
 		Cache:                       s.cache,
 		DisableWAL:                  true,
 		FormatMajorVersion:          pebble.FormatNewest,
-		MemTableSize:                4 << 20,
+		MemTableSize:                s.cfg.MemTableBytes,
 		MemTableStopWritesThreshold: 4,
 		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       24,

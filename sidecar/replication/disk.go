@@ -23,6 +23,7 @@ type Config struct {
 	MaxUnaccepted   int64         // bytes of one group beyond which Admit waits; 0 means 16 MiB
 	MaxUnapplied    int64         // bytes of one group beyond which Admit waits; 0 means 32 MiB
 	CheckpointBytes int64         // of journal between checkpoints; 0 means 32 MiB
+	MemTableBytes   uint64        // of metadata that is in memory only; 0 means 4 MiB
 }
 
 func (c Config) withDefaults() Config {

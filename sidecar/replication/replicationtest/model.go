@@ -1,4 +1,4 @@
-package replication_test
+package replicationtest
 
 import (
 	"fmt"
@@ -110,8 +110,8 @@ func describe(b *strings.Builder, path string, mode uint32, links int, data []by
 	b.WriteByte('\n')
 }
 
-// describeFS reads a whole volume in the same words.
-func describeFS(t testing.TB, fs *cachefs.FS) string {
+// DescribeFS reads a whole volume in the same words.
+func DescribeFS(t testing.TB, fs *cachefs.FS) string {
 	lines := map[string]string{}
 	var walk func(path string, ino meta.Ino)
 	walk = func(path string, ino meta.Ino) {
