@@ -91,7 +91,9 @@ func (g *Group) Checkpoint() error {
 
 // saveCheckpoint makes the position of a durable store durable, and then gives back slots and segments.
 func (g *Group) saveCheckpoint(at store.Checkpoint) error {
-	if err := g.cfg.Replica.SaveCheckpoint(at, uint64(g.keep())); err != nil {
+	// Never above what is synced: a power cut may leave the journal shorter than its end, and that is no damage.
+	from := min(g.keep(), g.disk.journal.Synced())
+	if err := g.cfg.Replica.SaveCheckpoint(at, uint64(from)); err != nil {
 		return err
 	}
 	g.sinceCheckpoint = g.disk.journal.End()
@@ -133,10 +135,11 @@ func (g *Group) Close(ctx context.Context) error {
 }
 
 func (d *Disk) forget(g *Group) {
-	d.commitMu.Lock()
-	defer d.commitMu.Unlock()
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	for d.committing {
+		d.ended.Wait()
+	}
 	var left []*Group
 	for _, other := range d.groups {
 		if other != g {

@@ -43,14 +43,14 @@ func (c Config) withDefaults() Config {
 
 // Disk is an open disk directory: one journal for all groups with a replica in it.
 type Disk struct {
-	cfg      Config
-	dir      *diskdir.Dir
-	journal  *journal.Journal
-	commitMu sync.Mutex // held over the journal's sync
-
-	mu     sync.Mutex
-	groups []*Group
-	found  histories // what the journal had, until the groups have taken it
+	cfg        Config
+	dir        *diskdir.Dir
+	journal    *journal.Journal
+	mu         sync.Mutex
+	ended      *sync.Cond // a commit has ended
+	committing bool       // somebody is in the journal's sync
+	groups     []*Group
+	found      histories // what the journal had, until the groups have taken it
 
 	kick chan struct{} // something was appended
 	now  chan struct{} // much was appended
@@ -62,6 +62,7 @@ type Disk struct {
 func OpenDisk(cfg Config, dir *diskdir.Dir) (*Disk, error) {
 	d := &Disk{cfg: cfg.withDefaults(), dir: dir, found: histories{},
 		kick: make(chan struct{}, 1), now: make(chan struct{}, 1), done: make(chan struct{})}
+	d.ended = sync.NewCond(&d.mu)
 	var err error
 	d.journal, err = journal.Open(journal.Options{FS: cfg.FS, Dir: dir.JournalDir(), DiskID: dir.DiskID(), SegmentBytes: dir.SegmentBytes(),
 		Rand: cfg.Rand, Logger: cfg.Logger}, d.found.visit)
@@ -113,18 +114,31 @@ func wake(c chan struct{}) {
 	}
 }
 
-// commit binds and syncs everything that was appended. After it returns, each group has accepted what was appended before the
-// call, or has failed.
-func (d *Disk) commit() {
-	d.commitMu.Lock()
-	defer d.commitMu.Unlock()
-	d.commitLocked()
+// commit binds and syncs everything that was appended before the call.
+func (d *Disk) commit() { d.commitUntil(func() bool { return false }) }
+
+// commitUntil returns when done is true, or after a commit of its own. One caller at a time is in the sync; the others wait for it,
+// and all whom it served go on at once. done is called with d.mu held.
+func (d *Disk) commitUntil(done func() bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for !done() {
+		if d.committing {
+			d.ended.Wait()
+			continue
+		}
+		d.committing = true
+		groups := d.groups
+		d.mu.Unlock()
+		d.commitOnce(groups)
+		d.mu.Lock()
+		d.committing = false
+		d.ended.Broadcast()
+		return
+	}
 }
 
-func (d *Disk) commitLocked() {
-	d.mu.Lock()
-	groups := d.groups
-	d.mu.Unlock()
+func (d *Disk) commitOnce(groups []*Group) {
 	var due []*Group
 	for _, g := range groups {
 		if g.bind() {

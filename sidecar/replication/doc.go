@@ -19,5 +19,6 @@
 //
 // # Locks
 //
-// Disk.commitMu (held over the journal's sync: that is group commit) > Group.mu. The apply loop takes neither while it is in the store.
+// Disk.mu > Group.mu; neither is held over a sync. Disk.committing is true while somebody is in the journal's sync: whoever else
+// needs one waits until it has ended. The apply loop holds no lock while it is in the store.
 package replication

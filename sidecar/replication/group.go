@@ -253,16 +253,10 @@ func (g *Group) write(r *record.Record) error {
 
 // Wait returns when every record of the current epoch up to seq is accepted, with the group commit that did it.
 func (g *Group) Wait(_ context.Context, seq record.Seq) (telemetry.SpanRef, error) {
-	if ref, done, err := g.accepted(seq); done {
-		return ref, err
-	}
-	g.disk.commitMu.Lock()
-	defer g.disk.commitMu.Unlock()
-	// Whoever held the lock may have committed for us.
-	if ref, done, err := g.accepted(seq); done {
-		return ref, err
-	}
-	g.disk.commitLocked()
+	g.disk.commitUntil(func() bool {
+		_, done, _ := g.accepted(seq)
+		return done
+	})
 	ref, done, err := g.accepted(seq)
 	if !done && err == nil {
 		err = fmt.Errorf("record %d was committed and not accepted: another owner has taken over", seq)
