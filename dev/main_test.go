@@ -41,6 +41,7 @@ func TestMain(m *testing.M) {
 func supervise(dir, ready, manifest string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	injected, err := webhook.Inject([]webhook.File{{Name: "test", Data: []byte(manifest)}}, webhook.Options{Mode: webhook.Dev})
 	if err != nil {
 		return err

@@ -3,7 +3,9 @@ package dev
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/remora-storage/remora/sidecar/session/holder"
 	"github.com/remora-storage/remora/sidecar/status"
 )
 
@@ -163,8 +166,13 @@ func (r *running) pid(name string, before int) (pid int) {
 func (r *running) look(pod string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "stat", "-c", "%i", filepath.Join(r.dir, "pods", pod, "data")).CombinedOutput()
-	if err != nil || strings.TrimSpace(string(out)) != "1" {
+	cmd := exec.CommandContext(ctx, "stat", "-c", "%i", filepath.Join(r.dir, "pods", pod, "data"))
+	cmd.Cancel = func() error { // a signal does not wake who waits for a request that was read
+		_, err := holder.Sweep(r.dir, slog.New(slog.DiscardHandler))
+		return errors.Join(err, cmd.Process.Kill())
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil || string(out) != "1\n" {
 		return fmt.Errorf("%s: %w", out, err)
 	}
 	return nil

@@ -25,12 +25,21 @@ const (
 
 const headerOut = 16
 
-// Start brings a client to the point where it serves: on a Fresh mount it answers INIT.
+// Start brings a client to the point where it serves: on a Fresh mount it answers INIT, on a Ready one it asks the kernel to
+// send again what a predecessor had read but not answered.
 func Start(c *holder.Client) error {
 	if c.State == holder.Ready {
-		return c.Ready()
+		if err := c.Ready(); err != nil {
+			return err
+		}
+		_, err := unix.Write(c.FD, notifyResend())
+		return err
 	}
-	buf := make([]byte, 1<<20+4096)
+	buf, err := buffer()
+	if err != nil {
+		return err
+	}
+	defer unix.Munmap(buf)
 	n, err := unix.Read(c.FD, buf)
 	if err != nil {
 		return fmt.Errorf("read INIT: %w", err)
@@ -50,7 +59,10 @@ func Start(c *holder.Client) error {
 
 // Serve answers requests until the mount is gone.
 func Serve(c *holder.Client) error {
-	buf := make([]byte, 1<<20+4096)
+	buf, err := buffer()
+	if err != nil {
+		return err
+	}
 	for {
 		n, err := unix.Read(c.FD, buf)
 		switch {
@@ -69,6 +81,12 @@ func Serve(c *holder.Client) error {
 			return err
 		}
 	}
+}
+
+// buffer is for one request. Its pages are there from the start: when a sidecar is killed while the kernel copies a request to
+// a page that must be faulted in first, the copy fails and the program gets EIO.
+func buffer() ([]byte, error) {
+	return unix.Mmap(-1, 0, 1<<20+4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
 }
 
 func answer(in []byte) []byte {
@@ -93,6 +111,14 @@ func respond(in []byte, errno int32, body []byte) []byte {
 	binary.LittleEndian.PutUint32(out[4:], uint32(errno))
 	copy(out[8:], in[8:16]) // unique
 	return append(out, body...)
+}
+
+// notifyResend is a fuse_out_header with unique 0 and the code FUSE_NOTIFY_RESEND (Linux 6.9).
+func notifyResend() []byte {
+	b := make([]byte, headerOut)
+	binary.LittleEndian.PutUint32(b, headerOut)
+	binary.LittleEndian.PutUint32(b[4:], 7)
+	return b
 }
 
 // initOut is struct fuse_init_out, version 7.31, without any flag.
