@@ -3,6 +3,7 @@ package cachefs
 import (
 	"errors"
 	"fmt"
+	"math"
 	"syscall"
 
 	"github.com/remora-storage/remora/cachefs/meta"
@@ -27,7 +28,6 @@ type change struct {
 	rec      *record.Record
 	counters meta.Counters
 	now      meta.Time
-	sealed   uint16
 	inodes   []inodeChange
 	chunks   []chunkChange
 }
@@ -111,11 +111,26 @@ func (c *change) use(delta int64) error {
 	return nil
 }
 
-// seal makes the seal of a block that this change writes.
-func (c *change) seal(blob record.BlobID, block uint32, data []byte) record.Seal {
-	c.sealed++
-	return record.Seal{Incarnation: c.rec.Name.Incarnation, Seq: c.rec.Name.Seq, N: c.sealed,
-		CRC: record.Checksum(data), Origin: blob, Block: block}
+// seal seals the blocks that this change writes, in place. A change that the log refused used up its nonces: the next one, which
+// gets the same seq, goes on behind them.
+func (c *change) seal() error {
+	n := c.fs.nonces
+	c.rec.SealN = n
+	for i := range c.rec.Ops {
+		o := &c.rec.Ops[i]
+		for k := range o.Seals {
+			n++
+			o.Seals[k] = record.Seal{Incarnation: c.rec.Name.Incarnation, Seq: c.rec.Name.Seq, N: n, Origin: o.Blob, Block: o.First + uint32(k)}
+			if err := c.fs.cfg.Keys.Block(&o.Seals[k], o.Data[k*record.BlockSize:(k+1)*record.BlockSize]); err != nil {
+				return err
+			}
+		}
+	}
+	if n >= math.MaxUint16-record.ChunkBlocks*2 {
+		return fmt.Errorf("record %v: its nonces are used up by attempts to append it: restart the sidecar", c.rec.Name)
+	}
+	c.fs.nonces = n + 1
+	return nil
 }
 
 // commit appends the change to the log and makes it visible. With an error nothing has changed.
@@ -128,6 +143,9 @@ func (c *change) commit(answer []byte) error {
 	fs.answeredMu.Lock()
 	c.rec.Answered, fs.answered = fs.answered, nil
 	fs.answeredMu.Unlock()
+	if err := c.seal(); err != nil {
+		return err
+	}
 	start := telemetry.Now()
 	err := fs.cfg.Log.Append(c.rec)
 	c.caller.IO.Stage(telemetry.StageJournal, start, telemetry.Now())
@@ -138,7 +156,7 @@ func (c *change) commit(answer []byte) error {
 		fs.answeredMu.Unlock()
 		return fmt.Errorf("append record %v: %w", c.rec.Name, err)
 	}
-	fs.seq = c.rec.Name.Seq
+	fs.seq, fs.nonces = c.rec.Name.Seq, 0
 	fs.counters = c.counters
 	fs.over.add(c.rec)
 	c.caller.Changed = true

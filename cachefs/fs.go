@@ -11,6 +11,7 @@ import (
 
 	"github.com/remora-storage/remora/cachefs/meta"
 	"github.com/remora-storage/remora/cachefs/record"
+	"github.com/remora-storage/remora/cachefs/seal"
 	"github.com/remora-storage/remora/cachefs/store"
 	"github.com/remora-storage/remora/telemetry"
 )
@@ -52,6 +53,7 @@ const (
 type Config struct {
 	Log         Log
 	State       State
+	Keys        *seal.Keys // nil: sealing is off
 	Epoch       record.Epoch
 	Incarnation record.Incarnation
 	Session     uint64           // of the FUSE connection
@@ -76,6 +78,7 @@ type FS struct {
 
 	mu       sync.RWMutex
 	seq      record.Seq // of the newest record
+	nonces   uint16     // that attempts at the next record have used up
 	counters meta.Counters
 	over     overlay
 

@@ -27,8 +27,8 @@ type blockID struct {
 }
 
 type overBlock struct {
-	data []byte // record.BlockSize bytes, never changed
-	seq  record.Seq
+	data []byte // record.BlockSize bytes as they are in the record, never changed
+	seal *record.Seal
 }
 
 func newOverlay() overlay {
@@ -52,7 +52,7 @@ func (o *overlay) add(r *record.Record) {
 		op := &r.Ops[i]
 		for k := range op.Seals {
 			id := blockID{op.Blob, op.First + uint32(k)}
-			o.blocks[id] = overBlock{op.Data[k*record.BlockSize : (k+1)*record.BlockSize], seq}
+			o.blocks[id] = overBlock{op.Data[k*record.BlockSize : (k+1)*record.BlockSize], &op.Seals[k]}
 		}
 	}
 }
@@ -70,7 +70,7 @@ func (o *overlay) drop(r *record.Record) {
 		op := &r.Ops[i]
 		for k := range op.Seals {
 			id := blockID{op.Blob, op.First + uint32(k)}
-			if b, ok := o.blocks[id]; ok && b.seq == seq {
+			if b, ok := o.blocks[id]; ok && b.seal.Seq == seq {
 				delete(o.blocks, id)
 			}
 		}

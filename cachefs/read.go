@@ -3,7 +3,6 @@ package cachefs
 import (
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/remora-storage/remora/cachefs/meta"
 	"github.com/remora-storage/remora/cachefs/record"
@@ -55,14 +54,16 @@ type plan struct {
 	err    error
 }
 
-// piece is a run of blocks in the store and where they go: into dst at once if they fit, else through a buffer from skip on.
+// piece is a run of blocks in the store, or one of the overlay, and where they go: into dst at once if they fit, else through a
+// buffer from skip on.
 type piece struct {
 	at   store.Extent
+	over *overBlock
 	dst  []byte
 	skip int
 }
 
-// planRead copies what the overlay and the inode have and locates the rest. fs.mu must be held.
+// planRead copies what the inode has and locates the rest. fs.mu must be held.
 func (fs *FS) planRead(ino meta.Ino, off uint64, dst []byte) (*plan, int, error) {
 	in, err := fs.regular(ino)
 	if err != nil || off >= in.Size {
@@ -102,39 +103,36 @@ func (p *plan) chunk(fs *FS, ch *meta.Chunk, off uint64, dst []byte) {
 	for len(dst) > 0 && p.err == nil {
 		block, skip := uint32(off/record.BlockSize), off%record.BlockSize
 		n := min(record.BlockSize-skip, uint64(len(dst)))
-		over, inOverlay := fs.over.blocks[blockID{ch.Blob, block}]
 		switch {
 		case !ch.Blocks.Has(block):
 			clear(dst[:n])
-		case inOverlay:
-			copy(dst[:n], over.data[skip:])
 		case skip == 0 && n == record.BlockSize:
-			run := p.run(fs, ch, block, uint32(len(dst)/record.BlockSize))
+			run := fs.run(ch, block, uint32(len(dst)/record.BlockSize))
 			n = uint64(run) * record.BlockSize
-			p.blocks(fs, ch.Blob, block, run, dst[:n])
+			p.blocks(fs, ch.Blob, block, run, 0, dst[:n])
 		default:
-			p.partial(fs, ch.Blob, block, int(skip), dst[:n])
+			p.blocks(fs, ch.Blob, block, 1, int(skip), dst[:n])
 		}
 		off, dst = off+n, dst[n:]
 	}
 }
 
-// run counts the blocks from first on that are all to be read from the store.
-func (p *plan) run(fs *FS, ch *meta.Chunk, first, most uint32) uint32 {
-	n := uint32(1)
+// run counts the blocks from first on that come from the store in one piece; a block of the overlay is a piece of its own.
+func (fs *FS) run(ch *meta.Chunk, first, most uint32) uint32 {
+	n := uint32(0)
 	for n < most && ch.Blocks.Has(first+n) {
 		if _, ok := fs.over.blocks[blockID{ch.Blob, first + n}]; ok {
-			break
+			return max(n, 1)
 		}
 		n++
 	}
 	return n
 }
 
-// blocks plans the reading of whole blocks, from the overlay if it has the first of them.
-func (p *plan) blocks(fs *FS, blob record.BlobID, first, count uint32, dst []byte) {
+// blocks plans the reading of a run of blocks, from the overlay if it has the first of them. dst begins skip bytes into it.
+func (p *plan) blocks(fs *FS, blob record.BlobID, first, count uint32, skip int, dst []byte) {
 	if over, ok := fs.over.blocks[blockID{blob, first}]; ok {
-		copy(dst, over.data)
+		p.pieces = append(p.pieces, piece{over: &over, dst: dst, skip: skip})
 		return
 	}
 	e, err := fs.cfg.State.Locate(blob, first, count)
@@ -142,40 +140,41 @@ func (p *plan) blocks(fs *FS, blob record.BlobID, first, count uint32, dst []byt
 		p.err = err
 		return
 	}
-	p.pieces = append(p.pieces, piece{at: e, dst: dst})
-}
-
-func (p *plan) partial(fs *FS, blob record.BlobID, block uint32, skip int, dst []byte) {
-	e, err := fs.cfg.State.Locate(blob, block, 1)
-	if err != nil {
-		p.err = err
-		return
-	}
 	p.pieces = append(p.pieces, piece{at: e, dst: dst, skip: skip})
 }
 
-// fill reads what is in the store.
+// fill reads and opens what was planned.
 func (p *plan) fill(fs *FS) error {
 	if p.err != nil {
 		return p.err
 	}
 	for i := range p.pieces {
-		pc := &p.pieces[i]
-		buf := pc.dst
-		if whole := len(pc.at.Seals) * record.BlockSize; len(buf) != whole {
-			buf = make([]byte, whole)
-		}
-		err := fs.cfg.State.Read(pc.at, buf)
-		if errors.Is(err, io.EOF) {
-			err = fmt.Errorf("%w: %w", store.ErrDamaged, err)
-		}
-		if err != nil {
-			p.bad = &pc.at
+		if err := p.pieces[i].fill(fs); err != nil {
+			p.bad = &p.pieces[i].at
 			return err
 		}
-		if len(buf) != len(pc.dst) {
-			copy(pc.dst, buf[pc.skip:])
-		}
+	}
+	return nil
+}
+
+func (pc *piece) fill(fs *FS) error {
+	whole := max(len(pc.at.Seals), 1) * record.BlockSize
+	buf := pc.dst
+	if len(buf) != whole {
+		buf = make([]byte, whole)
+	}
+	var err error
+	if pc.over != nil {
+		copy(buf, pc.over.data)
+		err = fs.cfg.Keys.OpenBlock(pc.over.seal, buf)
+	} else {
+		err = fs.cfg.State.Read(pc.at, buf)
+	}
+	if err != nil {
+		return err
+	}
+	if len(buf) != len(pc.dst) {
+		copy(pc.dst, buf[pc.skip:])
 	}
 	return nil
 }

@@ -160,7 +160,7 @@ func (c *change) readBlock(id chunkID, ch meta.Chunk, block uint32, dst []byte) 
 		return nil
 	}
 	p := plan{}
-	p.blocks(c.fs, ch.Blob, block, 1, dst)
+	p.blocks(c.fs, ch.Blob, block, 1, 0, dst)
 	return p.fill(c.fs)
 }
 
@@ -169,9 +169,7 @@ func (c *change) putBlocks(id chunkID, ch meta.Chunk, in *meta.Inode, first uint
 	op := record.BlockOp{Kind: record.WriteBlocks, Blob: ch.Blob, First: first, Count: uint32(len(buf) / record.BlockSize), Data: buf}
 	op.Seals = make([]record.Seal, op.Count)
 	added := uint64(0)
-	for i := range op.Seals {
-		block := first + uint32(i)
-		op.Seals[i] = c.seal(ch.Blob, block, buf[i*record.BlockSize:(i+1)*record.BlockSize])
+	for block := first; block < first+op.Count; block++ {
 		if !ch.Blocks.Has(block) {
 			ch.Blocks.Set(block)
 			added++

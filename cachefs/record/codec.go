@@ -1,16 +1,49 @@
 package record
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"errors"
+)
 
-// AppendMeta encodes everything but the content bytes, which follow it on disk in the order of Ops (Parts).
-func (r *Record) AppendMeta(b []byte) []byte {
+const (
+	flagSealed = 1
+	tagSize    = 16
+)
+
+// AppendMeta encodes everything but the content bytes, which follow it on disk in the order of Ops. With a sealer everything behind
+// the header is sealed; the content is sealed block by block already. An Owner record never is: it has the salt.
+func (r *Record) AppendMeta(b []byte, sealer Sealer) ([]byte, error) {
+	start := len(b)
+	sealed := sealer != nil && r.Kind != Owner
+	b = r.appendHeader(b, sealed)
+	if sealed {
+		b = append(b, make([]byte, tagSize)...)
+	}
+	body := len(b)
+	b = r.appendSections(b)
+	if sealed {
+		tag, err := sealer.Record(r.Name, r.SealN, b[start:start+headerSize], b[body:])
+		if err != nil {
+			return nil, err
+		}
+		copy(b[start+headerSize:], tag[:])
+	}
+	return b, nil
+}
+
+func (r *Record) appendHeader(b []byte, sealed bool) []byte {
 	le := binary.LittleEndian
 	mutBytes, opBytes := r.sectionSizes()
+	flags := byte(0)
+	if sealed {
+		flags = flagSealed
+	}
 	b = append(b, magic[:]...)
-	b = append(b, version, byte(r.Kind), 0, 0)
+	b = append(b, version, byte(r.Kind), flags, 0)
 	b = le.AppendUint64(b, uint64(r.Name.Epoch))
 	b = le.AppendUint32(b, uint32(r.Name.Incarnation))
-	b = le.AppendUint32(b, 0)
+	b = le.AppendUint16(b, r.SealN)
+	b = le.AppendUint16(b, 0)
 	b = le.AppendUint64(b, uint64(r.Name.Seq))
 	b = le.AppendUint64(b, r.Session)
 	b = le.AppendUint64(b, r.Unique)
@@ -22,7 +55,11 @@ func (r *Record) AppendMeta(b []byte) []byte {
 	b = le.AppendUint32(b, uint32(len(r.Ops)))
 	b = le.AppendUint32(b, uint32(opBytes))
 	b = le.AppendUint32(b, uint32(r.DataBytes()))
-	b = append(b, make([]byte, 12)...)
+	return append(b, make([]byte, 12)...)
+}
+
+func (r *Record) appendSections(b []byte) []byte {
+	le := binary.LittleEndian
 	for _, u := range r.Answered {
 		b = le.AppendUint64(b, u)
 	}
@@ -46,19 +83,19 @@ func (r *Record) sectionSizes() (muts, ops int) {
 	return muts, ops
 }
 
-// EncodedSize is the length of AppendMeta's result and the content bytes.
+// EncodedSize is the most that AppendMeta's result and the content bytes have together.
 func (r *Record) EncodedSize() int {
 	muts, ops := r.sectionSizes()
-	return headerSize + 8*len(r.Answered) + len(r.Answer) + muts + ops + r.DataBytes()
+	return headerSize + tagSize + 8*len(r.Answered) + len(r.Answer) + muts + ops + r.DataBytes()
 }
 
 // Encode returns the whole record in one piece.
-func (r *Record) Encode() []byte {
-	b := r.AppendMeta(make([]byte, 0, r.EncodedSize()))
+func (r *Record) Encode(sealer Sealer) ([]byte, error) {
+	b, err := r.AppendMeta(make([]byte, 0, r.EncodedSize()), sealer)
 	for i := range r.Ops {
 		b = append(b, r.Ops[i].Data...)
 	}
-	return b
+	return b, err
 }
 
 func appendMutation(b []byte, m *Mutation) []byte {
@@ -102,6 +139,7 @@ func DecodeHeader(b []byte) (Header, error) {
 		Session: le.Uint64(b[32:]),
 		Unique:  le.Uint64(b[40:]),
 		Time:    int64(le.Uint64(b[48:])),
+		SealN:   le.Uint16(b[20:]),
 	}
 	if h.Kind != Change && h.Kind != Owner {
 		return Header{}, malformed("kind %d", h.Kind)
@@ -109,28 +147,47 @@ func DecodeHeader(b []byte) (Header, error) {
 	return h, nil
 }
 
-// Decode reads a whole record. The result shares b.
-func Decode(b []byte) (*Record, error) {
+// ErrSealed: the record is sealed and there is nothing to open it with.
+var ErrSealed = errors.New("record is sealed")
+
+// Decode reads a whole record. The result shares b. A sealed record needs a sealer, and a sealer refuses a Change that is not sealed.
+func Decode(b []byte, sealer Sealer) (*Record, error) {
 	h, err := DecodeHeader(b)
 	if err != nil {
 		return nil, err
 	}
 	le := binary.LittleEndian
 	var n [7]int
-	total := headerSize
 	for i := range n {
 		n[i] = int(le.Uint32(b[56+4*i:]))
 	}
 	answered, answer, muts, mutBytes, ops, opBytes, data := n[0], n[1], n[2], n[3], n[4], n[5], n[6]
-	total += 8*answered + answer + mutBytes + opBytes + data
-	if total != len(b) {
+	body := 8*answered + answer + mutBytes + opBytes
+	head := headerSize
+	sealed := b[6]&flagSealed != 0
+	if sealed {
+		head += tagSize
+	}
+	if total := head + body + data; total != len(b) {
 		return nil, malformed("%d bytes, its header says %d", len(b), total)
+	}
+	header, content := b[:headerSize], b[head+body:]
+	switch {
+	case sealed && sealer == nil:
+		return nil, ErrSealed
+	case sealed:
+		if b, err = sealer.OpenRecord(h.Name, h.SealN, header, b[head:head+body], b[headerSize:head]); err != nil {
+			return nil, err
+		}
+	case sealer != nil && h.Kind != Owner:
+		return nil, malformed("record %v is not sealed, and the volume's are", h.Name)
+	default:
+		b = b[head : head+body]
 	}
 	if muts > mutBytes/mutHeader || ops > opBytes/opHeader {
 		return nil, malformed("%d mutations in %d bytes, %d operations in %d", muts, mutBytes, ops, opBytes)
 	}
 	r := &Record{Header: h}
-	b = b[headerSize:]
 	for i := 0; i < answered; i++ {
 		r.Answered = append(r.Answered, le.Uint64(b[8*i:]))
 	}
@@ -141,8 +198,7 @@ func Decode(b []byte) (*Record, error) {
 	if r.Muts, err = decodeMutations(b[:mutBytes], muts); err != nil {
 		return nil, err
 	}
-	b = b[mutBytes:]
-	r.Ops, err = decodeOps(b[:opBytes], b[opBytes:], ops)
+	r.Ops, err = decodeOps(b[mutBytes:], content, ops)
 	return r, err
 }
 

@@ -67,6 +67,7 @@ type Header struct {
 	Session uint64 // FUSE session that asked for the change; 0 for the owner's own
 	Unique  uint64 // the request, without bit 63; 0 for the owner's own
 	Time    int64  // the owner's clock, unix ns: information only, apply never uses it
+	SealN   uint16 // n of the nonce with which the record is sealed
 }
 
 // Mutation is one change of a key in the replicated state.
@@ -94,6 +95,14 @@ type BlockOp struct {
 	Count uint32
 	Seals []Seal // WriteBlocks: one a block
 	Data  []byte // WriteBlocks: Count * BlockSize, as stored
+}
+
+// Sealer seals and opens the part of a record behind its header (package seal). A nil one is for volumes without a key.
+type Sealer interface {
+	// Record seals body in place; the header is authenticated with it.
+	Record(n Name, sealN uint16, header, body []byte) (tag [16]byte, err error)
+	// OpenRecord returns the body in a new slice.
+	OpenRecord(n Name, sealN uint16, header, body, tag []byte) ([]byte, error)
 }
 
 // Record is one change. Slices are shared, not copied: a record is immutable once it was appended.
@@ -126,6 +135,9 @@ type Seal struct {
 	Block       uint32 // block number there
 	Flags       uint32
 }
+
+// Sealed is the flag of a seal whose block is AES-256-GCM ciphertext with the seal's tag.
+const Sealed = 1
 
 // IsZero tells a block that was never written (a hole).
 func (s *Seal) IsZero() bool { return s.Origin == 0 }

@@ -1,9 +1,12 @@
 package store
 
 import (
+	"errors"
 	"fmt"
+	"io"
 
 	"github.com/remora-storage/remora/cachefs/record"
+	"github.com/remora-storage/remora/cachefs/seal"
 )
 
 // Extent is a run of blocks of a blob, where they are, and what they must be.
@@ -58,15 +61,21 @@ func (e *Extent) fill(b *blob) error {
 	return nil
 }
 
-// Read reads the blocks of e into dst, which must be as long, and checks every one against its seal. ErrStale: a block is not what
+// Read reads the blocks of e into dst, which must be as long, checks every one against its seal and opens it. ErrStale: a block is not what
 // the seal says; it has changed meanwhile, or it is damaged. Whoever gets it for the same seals twice knows which.
 func (s *Store) Read(e Extent, dst []byte) error {
-	if err := s.arena.read(e.slot, e.First, dst); err != nil {
+	if err := s.arena.read(e.slot, e.First, dst); errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: the arena ends before slot %d block %d", ErrDamaged, e.slot, e.First)
+	} else if err != nil {
 		return err
 	}
 	for i := range e.Seals {
-		if record.Checksum(dst[i*record.BlockSize:(i+1)*record.BlockSize]) != e.Seals[i].CRC {
+		err := s.cfg.Keys.OpenBlock(&e.Seals[i], dst[i*record.BlockSize:(i+1)*record.BlockSize])
+		switch {
+		case errors.Is(err, seal.ErrDamaged):
 			return fmt.Errorf("%w: blob %d block %d", ErrStale, e.Blob, e.First+uint32(i))
+		case err != nil:
+			return fmt.Errorf("%w: blob %d block %d: %w", ErrDamaged, e.Blob, e.First+uint32(i), err)
 		}
 	}
 	return nil

@@ -18,6 +18,7 @@ import (
 
 	"github.com/remora-storage/remora/cachefs/meta"
 	"github.com/remora-storage/remora/cachefs/record"
+	"github.com/remora-storage/remora/cachefs/seal"
 	"github.com/remora-storage/remora/disk"
 )
 
@@ -32,8 +33,9 @@ type Config struct {
 	FS         disk.FS
 	Dir        string // the replica's directory; meta/ and arena are made in it
 	Checkpoint Checkpoint
-	CacheBytes int64 // of Pebble's block cache; 0 means 8 MiB
-	BlobCache  int   // blobs whose seals are in memory; 0 means 1024 (at most 14 KiB each)
+	Keys       *seal.Keys // nil: sealing is off
+	CacheBytes int64      // of Pebble's block cache; 0 means 8 MiB
+	BlobCache  int        // blobs whose seals are in memory; 0 means 1024 (at most 14 KiB each)
 	// MemTableBytes of metadata are kept in memory before Pebble writes them by itself; 0 means 4 MiB.
 	MemTableBytes uint64
 	Logger        *slog.Logger
@@ -94,6 +96,7 @@ func Open(cfg Config) (*Store, error) {
 		cfg.BlobCache = 1024
 	}
 	s := &Store{cfg: cfg, blobs: map[record.BlobID]*blob{}}
+	cfg.Keys.SaltsFrom(s.salt)
 	s.cache = pebble.NewCache(cfg.CacheBytes)
 	db, err := pebble.Open(filepath.Join(cfg.Dir, "meta"), s.pebbleOptions())
 	if err != nil {
@@ -197,6 +200,18 @@ func (s *Store) Get(key []byte) ([]byte, bool, error) {
 	}
 	b := append([]byte(nil), v...)
 	return b, true, closer.Close()
+}
+
+// salt is what an incarnation's Owner record left.
+func (s *Store) salt(i record.Incarnation) ([]byte, error) {
+	b, ok, err := s.Get(meta.SaltKey(uint32(i)))
+	if err == nil && (!ok || len(b) != 8+seal.SaltSize) {
+		err = fmt.Errorf("%w: no salt of incarnation %d", ErrDamaged, i)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return b[8:], nil
 }
 
 // Scan calls visit for the keys in [lower, upper), in order, until it returns an error. Key and value are valid only until visit

@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/remora-storage/remora/cachefs/record"
+	"github.com/remora-storage/remora/cachefs/seal"
 	"github.com/remora-storage/remora/cachefs/store"
 	"github.com/remora-storage/remora/sidecar/replication/diskdir"
 	"github.com/remora-storage/remora/sidecar/replication/journal"
@@ -22,6 +23,7 @@ var ErrClosed = errors.New("the volume's log is closed")
 // GroupConfig of a group.
 type GroupConfig struct {
 	Replica *diskdir.Replica
+	Keys    *seal.Keys // of the volume; nil: sealing is off
 	Trace   *telemetry.VolumeRecorder
 	Logger  *slog.Logger
 }
@@ -58,7 +60,7 @@ func (d *Disk) OpenGroup(cfg GroupConfig) (*Group, error) {
 	g := &Group{cfg: cfg, disk: d}
 	g.changed = sync.NewCond(&g.mu)
 	var err error
-	g.store, err = store.Open(store.Config{FS: d.cfg.FS, Dir: cfg.Replica.Path(), Checkpoint: cfg.Replica.Checkpoint(),
+	g.store, err = store.Open(store.Config{FS: d.cfg.FS, Dir: cfg.Replica.Path(), Checkpoint: cfg.Replica.Checkpoint(), Keys: cfg.Keys,
 		MemTableBytes: d.cfg.MemTableBytes, Logger: cfg.Logger})
 	if err != nil {
 		return nil, err
@@ -81,7 +83,7 @@ func (g *Group) replay() error {
 	g.core = core{last: from.Index, committed: from.Index, acceptance: from.Acceptance}
 	kept := g.disk.journal.End()
 	if h != nil {
-		bound, unbound, err := h.log(from)
+		bound, unbound, err := h.log(from, g.cfg.Keys)
 		if err != nil {
 			return err
 		}
@@ -162,6 +164,9 @@ func (g *Group) Recover(ctx context.Context) (int, error) {
 
 // BeginEpoch appends the Owner record that opens an epoch and returns when it is applied.
 func (g *Group) BeginEpoch(ctx context.Context, owner *record.Record) error {
+	if err := learn(g.cfg.Keys, owner); err != nil {
+		return err
+	}
 	if err := g.Append(owner); err != nil {
 		return err
 	}
@@ -236,15 +241,19 @@ func (g *Group) Append(r *record.Record) error {
 
 func (g *Group) write(r *record.Record) error {
 	key := g.key()
+	meta, err := r.AppendMeta(make([]byte, 0, r.EncodedSize()-r.DataBytes()), g.cfg.Keys.Sealer())
+	if err != nil {
+		return fmt.Errorf("seal record %v: %w", r.Name, err)
+	}
 	head := journal.Payload{Epoch: uint64(r.Name.Epoch), Incarnation: uint32(r.Name.Incarnation), Seq: uint64(r.Name.Seq)}.Header()
 	parts := make([][]byte, 0, 2+len(r.Ops))
-	parts = append(parts, head[:], r.AppendMeta(make([]byte, 0, r.EncodedSize()-r.DataBytes())))
+	parts = append(parts, head[:], meta)
 	for i := range r.Ops {
 		if len(r.Ops[i].Data) > 0 {
 			parts = append(parts, r.Ops[i].Data)
 		}
 	}
-	_, err := g.disk.journal.Append(journal.KindPayload, uint64(key.group), uint64(key.replica), parts...)
+	_, err = g.disk.journal.Append(journal.KindPayload, uint64(key.group), uint64(key.replica), parts...)
 	if errors.Is(err, journal.ErrNoSpace) {
 		return noSpace(err)
 	}

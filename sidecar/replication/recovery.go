@@ -1,9 +1,12 @@
 package replication
 
 import (
+	"bytes"
 	"fmt"
 
+	"github.com/remora-storage/remora/cachefs/meta"
 	"github.com/remora-storage/remora/cachefs/record"
+	"github.com/remora-storage/remora/cachefs/seal"
 	"github.com/remora-storage/remora/cachefs/store"
 	"github.com/remora-storage/remora/sidecar/replication/diskdir"
 	"github.com/remora-storage/remora/sidecar/replication/journal"
@@ -76,14 +79,14 @@ func (h *history) bind(b journal.Binding) {
 
 // log returns the bound records above the checkpoint, which are the group's log, and the gap-free payloads behind it that have no
 // binding: an owner that died had answered them.
-func (h *history) log(from store.Checkpoint) (bound, unbound []item, err error) {
+func (h *history) log(from store.Checkpoint, keys *seal.Keys) (bound, unbound []item, err error) {
 	acceptance := from.Acceptance
 	for i := from.Index + 1; i <= h.last; i++ {
 		n, ok := h.bindings[i]
 		if !ok {
 			return nil, nil, fmt.Errorf("%w: the journal has no binding for index %d, and one for %d", store.ErrDamaged, i, h.last)
 		}
-		it, err := h.item(n)
+		it, err := h.item(n, keys)
 		if err != nil {
 			return nil, nil, fmt.Errorf("%w: index %d: %w", store.ErrDamaged, i, err)
 		}
@@ -99,7 +102,7 @@ func (h *history) log(from store.Checkpoint) (bound, unbound []item, err error) 
 		if !acceptance.Step(hdr.Kind, hdr.Name) {
 			continue
 		}
-		it, err := h.item(name{hdr.Name.Epoch, hdr.Name.Seq})
+		it, err := h.item(name{hdr.Name.Epoch, hdr.Name.Seq}, keys)
 		if err != nil {
 			return nil, nil, fmt.Errorf("%w: payload at %d: %w", store.ErrDamaged, h.payloads[next].lsn, err)
 		}
@@ -108,14 +111,30 @@ func (h *history) log(from store.Checkpoint) (bound, unbound []item, err error) 
 	return bound, unbound, nil
 }
 
-func (h *history) item(n name) (item, error) {
+// learn takes the salt of a new incarnation from its Owner record.
+func learn(keys *seal.Keys, r *record.Record) error {
+	if r.Kind != record.Owner || keys == nil {
+		return nil
+	}
+	for i := range r.Muts {
+		if bytes.Equal(r.Muts[i].Key, meta.SaltKey(uint32(r.Name.Incarnation))) && len(r.Muts[i].Value) == 8+seal.SaltSize {
+			return keys.Learn(r.Name.Incarnation, r.Muts[i].Value[8:])
+		}
+	}
+	return fmt.Errorf("owner record %v has no salt", r.Name)
+}
+
+func (h *history) item(n name, keys *seal.Keys) (item, error) {
 	k, ok := h.byName[n]
 	if !ok {
 		return item{}, fmt.Errorf("the journal has no payload %d/%d", n.epoch, n.seq)
 	}
 	p := h.payloads[k]
-	r, err := record.Decode(p.body)
+	r, err := record.Decode(p.body, keys.Sealer())
 	if err != nil {
+		return item{}, err
+	}
+	if err := learn(keys, r); err != nil {
 		return item{}, err
 	}
 	if r.Name.Epoch != n.epoch || r.Name.Seq != n.seq {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,7 +16,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/remora-storage/remora/cachefs"
+	"github.com/remora-storage/remora/cachefs/meta"
 	"github.com/remora-storage/remora/cachefs/record"
+	"github.com/remora-storage/remora/cachefs/seal"
 	"github.com/remora-storage/remora/disk"
 	"github.com/remora-storage/remora/sidecar/replication"
 	"github.com/remora-storage/remora/sidecar/replication/diskdir"
@@ -29,10 +32,38 @@ type Machine struct {
 	rng     *rand.Rand
 	replica diskdir.ID
 	epoch   record.Epoch
+	key     []byte // of the volume; nil: sealing is off
+
+	nonceMu sync.Mutex
+	nonces  map[usedNonce]bool
 
 	disk  *replication.Disk
 	group *replication.Group
 	vol   *cachefs.FS
+}
+
+// usedNonce is a nonce and the subkey that it was used with.
+type usedNonce struct {
+	incarnation record.Incarnation
+	nonce       [12]byte
+}
+
+// keys are the volume's, which fail the test when a nonce is used twice.
+func (m *Machine) keys() *seal.Keys {
+	if m.key == nil {
+		return nil
+	}
+	k, err := seal.New(m.key, "tenant")
+	require.NoError(m.t, err)
+	k.Audit = func(i record.Incarnation, nonce [12]byte) {
+		m.nonceMu.Lock()
+		defer m.nonceMu.Unlock()
+		if m.nonces[usedNonce{i, nonce}] {
+			m.t.Errorf("nonce %x of incarnation %d is used twice", nonce, i)
+		}
+		m.nonces[usedNonce{i, nonce}] = true
+	}
+	return k
 }
 
 type rngReader struct{ r *rand.Rand }
@@ -48,7 +79,11 @@ const session = 77
 
 // newMachine makes a node in the directory root, which must be there.
 func newMachine(t testing.TB, rng *rand.Rand, fs disk.FS, root string) *Machine {
-	m := &Machine{t: t, fs: fs, root: root, rng: rng}
+	m := &Machine{t: t, fs: fs, root: root, rng: rng, nonces: map[usedNonce]bool{}}
+	if rng.IntN(4) > 0 { // most volumes are sealed
+		m.key = make([]byte, seal.KeySize)
+		_, _ = rngReader{rng}.Read(m.key)
+	}
 	m.Start(true)
 	return m
 }
@@ -71,14 +106,18 @@ func (m *Machine) Start(format bool) {
 	m.disk, err = replication.OpenDisk(replication.Config{FS: m.fs, Rand: random, Logger: logger, CheckpointBytes: 1 << 20, MaxDelay: time.Millisecond,
 		MemTableBytes: 64 << 10}, dir)
 	require.NoError(m.t, err)
-	m.group, err = m.disk.OpenGroup(replication.GroupConfig{Replica: replica, Logger: logger})
+	keys := m.keys()
+	m.group, err = m.disk.OpenGroup(replication.GroupConfig{Replica: replica, Keys: keys, Logger: logger})
 	require.NoError(m.t, err)
 	_, err = m.group.Recover(m.t.Context())
 	require.NoError(m.t, err)
 	m.epoch++
 	name := record.Name{Epoch: m.epoch, Incarnation: record.Incarnation(m.epoch)}
-	require.NoError(m.t, m.group.BeginEpoch(m.t.Context(), &record.Record{Header: record.Header{Kind: record.Owner, Name: name}}))
-	m.vol, err = cachefs.Open(m.t.Context(), cachefs.Config{Log: m.group, State: m.group.Store(), Epoch: name.Epoch, Incarnation: name.Incarnation,
+	salt := make([]byte, 8+seal.SaltSize)
+	_, _ = random.Read(salt[8:])
+	require.NoError(m.t, m.group.BeginEpoch(m.t.Context(), &record.Record{Header: record.Header{Kind: record.Owner, Name: name},
+		Muts: []record.Mutation{{Key: meta.SaltKey(uint32(name.Incarnation)), Value: salt}}}))
+	m.vol, err = cachefs.Open(m.t.Context(), cachefs.Config{Log: m.group, State: m.group.Store(), Keys: keys, Epoch: name.Epoch, Incarnation: name.Incarnation,
 		Session: session, NewSession: true, Size: 1 << 30, Now: time.Now, Logger: logger}, format)
 	require.NoError(m.t, err)
 }
