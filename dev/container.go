@@ -136,6 +136,7 @@ func pathsOf(p *podSpec, l layout) []pathMap {
 		{webhook.DisksPath, l.disks(p.node, p.namespace)},
 		{webhook.RunPath, l.run(p.title)},
 		{webhook.VolumesPath, l.volumes(p.namespace)},
+		{webhook.KeysPath, l.keys(p.namespace)},
 	}
 }
 

@@ -70,7 +70,7 @@ func (p *pod) makeDirs() error {
 	l := p.s.layout
 	errs := []error{
 		mkdir(filepath.Join(string(l), "pods", p.title), 0o755),
-		mkdir(l.disks(p.node, p.namespace), 0o700), mkdir(l.volumes(p.namespace), 0o700), mkdir(l.run(p.title), 0o700),
+		mkdir(l.disks(p.node, p.namespace), 0o700), mkdir(l.volumes(p.namespace), 0o700), mkdir(l.keys(p.namespace), 0o700), mkdir(l.run(p.title), 0o700),
 	}
 	for _, v := range p.spec.Volumes {
 		errs = append(errs, mkdir(l.mount(p.title, v.Name), 0o755))

@@ -22,6 +22,7 @@ func (l layout) mount(pod, volume string) string {
 }
 func (l layout) disks(node, ns string) string { return filepath.Join(string(l), "nodes", node, ns) }
 func (l layout) volumes(ns string) string     { return filepath.Join(string(l), "volumes", ns) }
+func (l layout) keys(ns string) string        { return filepath.Join(string(l), "keys", ns) }
 func (l layout) run(pod string) string        { return filepath.Join(string(l), "run", pod) }
 func (l layout) holder(pod string) string     { return filepath.Join(l.run(pod), "holder.sock") }
 func (l layout) sidecar(pod string) string    { return filepath.Join(l.run(pod), "sidecar.sock") }

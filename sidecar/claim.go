@@ -21,9 +21,12 @@ func (v *volume) claim(ctx context.Context) (*diskdir.Replica, *openDisk, error)
 	if err := v.checkSize(); err != nil {
 		return nil, nil, err
 	}
+	var err error
+	if v.keys, err = v.openKeys(); err != nil {
+		return nil, nil, err
+	}
 	var replica *diskdir.Replica
 	var disk *openDisk
-	var err error
 	if v.object.Phase == v1alpha1.VolumePending {
 		replica, disk, err = v.bootstrap(ctx)
 	} else {
@@ -106,6 +109,7 @@ func (v *volume) bootstrap(ctx context.Context) (*diskdir.Replica, *openDisk, er
 		return nil, nil, err
 	}
 	v.object.Members = []v1alpha1.Member{{Replica: id.String(), Node: v.s.cfg.Node, Disk: disk.name, Role: status.Voter}}
+	v.object.KeyID = v.keys.ID()
 	v.object.Phase = v1alpha1.VolumeBootstrapping
 	if err := v.update(ctx); err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("record the first member: %w", err), replica.Close())

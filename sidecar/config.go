@@ -28,6 +28,7 @@ type Config struct {
 	Volumes      []spec.Volume // at least one
 	Disks        string        // directory of the tenant's disk directories on this node
 	Authority    string        // file:DIR: where the Volume objects are
+	Keys         string        // file:DIR: where the volumes' keys are
 	Holder       string        // unix:PATH of who holds the mounts
 	Listen       string        // unix:PATH or HOST:PORT of /readyz, /status and /metrics
 	OTLP         string        // endpoint for spans; empty: none
@@ -62,6 +63,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if !strings.HasPrefix(c.Holder, "unix:") {
 		errs = append(errs, fmt.Errorf("--holder %q; allowed: unix:PATH", c.Holder))
+	}
+	if !strings.HasPrefix(c.Keys, "file:") {
+		errs = append(errs, fmt.Errorf("--keys %q; allowed: file:DIR", c.Keys))
 	}
 	for _, v := range c.Volumes {
 		if v.Replicas != 1 {

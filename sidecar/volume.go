@@ -11,6 +11,7 @@ import (
 	"github.com/remora-storage/remora/cachefs"
 	"github.com/remora-storage/remora/cachefs/meta"
 	"github.com/remora-storage/remora/cachefs/record"
+	"github.com/remora-storage/remora/cachefs/seal"
 	"github.com/remora-storage/remora/cachefs/store"
 	"github.com/remora-storage/remora/sidecar/replication"
 	"github.com/remora-storage/remora/sidecar/replication/journal"
@@ -33,6 +34,7 @@ type volume struct {
 	spec spec.Volume
 
 	object  v1alpha1.Volume
+	keys    *seal.Keys // nil: sealing is off
 	group   *replication.Group
 	fs      *cachefs.FS
 	client  *holder.Client
@@ -56,7 +58,7 @@ func (v *volume) setState(state string) {
 }
 
 func (v *volume) open(ctx context.Context) error {
-	sampling, err := telemetry.ParseSampling(v.spec.Trace.String())
+	sampling, err := samplingOf(v.spec.Trace)
 	if err != nil {
 		return err
 	}
@@ -72,6 +74,16 @@ func (v *volume) open(ctx context.Context) error {
 	}
 	v.setState(status.Mounted)
 	return nil
+}
+
+// slow is what a class that traces slow requests means by it.
+const slow = "slow:10ms"
+
+func samplingOf(t spec.Trace) (telemetry.Sampling, error) {
+	if t.Kind == spec.TraceSlow {
+		return telemetry.ParseSampling(slow)
+	}
+	return telemetry.ParseSampling(t.String())
 }
 
 // stateOf tells damage from other failures.
@@ -93,7 +105,7 @@ func (v *volume) openLog(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	v.group, err = disk.disk.OpenGroup(replication.GroupConfig{Replica: replica, Trace: v.trace, Logger: v.s.cfg.Logger})
+	v.group, err = disk.disk.OpenGroup(replication.GroupConfig{Replica: replica, Keys: v.keys, Trace: v.trace, Logger: v.s.cfg.Logger})
 	if err != nil {
 		return errors.Join(err, replica.Close())
 	}
@@ -114,7 +126,7 @@ func (v *volume) own(ctx context.Context) error {
 		return fmt.Errorf("open epoch %d: %w", owner.Name.Epoch, err)
 	}
 	fs, err := cachefs.Open(ctx, cachefs.Config{
-		Log: v.group, State: v.group.Store(), Epoch: owner.Name.Epoch, Incarnation: owner.Name.Incarnation,
+		Log: v.group, State: v.group.Store(), Keys: v.keys, Epoch: owner.Name.Epoch, Incarnation: owner.Name.Incarnation,
 		Session: v.client.SessionID, NewSession: v.client.State == holder.Fresh, Size: uint64(v.object.Size),
 		Now: v.s.cfg.now, Logger: v.s.cfg.Logger,
 	}, v.object.Phase == v1alpha1.VolumeBootstrapping)
@@ -130,7 +142,7 @@ func (v *volume) own(ctx context.Context) error {
 
 // ownerRecord opens the epoch that claim won, with a salt of its own to seal with.
 func (v *volume) ownerRecord() (*record.Record, error) {
-	value := make([]byte, 8+32)
+	value := make([]byte, 8+seal.SaltSize)
 	meta.PutEpoch(value, record.Epoch(v.object.Epoch))
 	if _, err := v.s.cfg.rand.Read(value[8:]); err != nil {
 		return nil, fmt.Errorf("draw a salt: %w", err)

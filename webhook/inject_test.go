@@ -12,6 +12,7 @@ import (
 	"go.yaml.in/yaml/v3"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/remora-storage/remora/api/v1alpha1"
 	"github.com/remora-storage/remora/examples"
 	"github.com/remora-storage/remora/webhook/spec"
 )
@@ -23,7 +24,7 @@ func TestExampleWorkload(t *testing.T) {
 	w := out.Workloads[0]
 	require.Equal(t, "default StatefulSet db", w.Namespace+" "+w.Kind+" "+w.Name)
 	require.Equal(t, 1, w.Replicas)
-	require.Equal(t, []spec.Volume{{Name: "data", Size: 2 << 30, Class: "default", Replicas: 1, Mode: spec.ModeFilesystem, Access: spec.ReadWriteOnce,
+	require.Equal(t, []spec.Volume{{Name: "data", Size: 2 << 30, Class: "default", Replicas: 1, Sealing: v1alpha1.SealingOn, Mode: spec.ModeFilesystem, Access: spec.ReadWriteOnce,
 		Trace: spec.Trace{Kind: spec.TraceEvery}}}, w.Spec.Volumes)
 	require.Equal(t, map[string]string{"app": "db"}, w.Template.Labels)
 	c := w.Template.Spec.InitContainers[0]

@@ -17,6 +17,7 @@ const (
 	MountsPath  = "/remora/mounts"
 	RunPath     = "/remora/run"
 	VolumesPath = "/remora/volumes"
+	KeysPath    = "/remora/keys"
 )
 
 // Port is where the sidecar answers /readyz, /status and /metrics in privileged mode.
@@ -26,6 +27,7 @@ const (
 	disksVolume   = "remora-disks"
 	runVolume     = "remora-run"
 	volumesVolume = "remora-volumes"
+	keysVolume    = "remora-keys"
 	// hostDisks is the node's folder with a folder of disk directories for each tenant.
 	hostDisks = "/var/lib/remora"
 )
@@ -95,18 +97,19 @@ func privileged(c *corev1.Container, s spec.Spec) {
 
 func dev(c *corev1.Container) {
 	c.Args = append(c.Args,
-		"--listen=unix:"+RunPath+"/sidecar.sock", "--holder=unix:"+RunPath+"/holder.sock", "--authority=file:"+VolumesPath)
+		"--listen=unix:"+RunPath+"/sidecar.sock", "--holder=unix:"+RunPath+"/holder.sock", "--authority=file:"+VolumesPath, "--keys=file:"+KeysPath)
 	c.VolumeMounts = []corev1.VolumeMount{
 		{Name: disksVolume, MountPath: DisksPath},
 		{Name: runVolume, MountPath: RunPath},
 		{Name: volumesVolume, MountPath: VolumesPath},
+		{Name: keysVolume, MountPath: KeysPath},
 	}
 }
 
 // ownVolumes are the pod volumes that the sidecar needs for itself.
 func ownVolumes(m Mode) []corev1.Volume {
 	if m == Dev {
-		return []corev1.Volume{emptyDir(disksVolume), emptyDir(runVolume), emptyDir(volumesVolume)}
+		return []corev1.Volume{emptyDir(disksVolume), emptyDir(runVolume), emptyDir(volumesVolume), emptyDir(keysVolume)}
 	}
 	create := corev1.HostPathDirectoryOrCreate
 	return []corev1.Volume{{

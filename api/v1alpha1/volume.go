@@ -20,6 +20,7 @@ type Volume struct {
 	Class       string   `json:"class"`
 	Size        int64    `json:"size"` // bytes
 	Group       string   `json:"group"`
+	KeyID       string   `json:"keyID"` // of the key that seals it; empty: sealing is off
 	Phase       Phase    `json:"phase"`
 	Members     []Member `json:"members"`
 	Epoch       uint64   `json:"epoch"`       // of the newest owner

@@ -30,8 +30,7 @@ type VolumeClassSpec struct {
 	Replicas *int `json:"replicas,omitempty"`
 	// Durability says what an answered write has survived. Empty means "fsync".
 	Durability Durability `json:"durability,omitempty"`
-	// Sealing says whether blocks are encrypted and authenticated. Empty means the release's default, which is "off" until
-	// sealing arrives: blocks carry a CRC32C.
+	// Sealing says whether blocks are encrypted and authenticated. Empty means "on"; "off" leaves a CRC32C.
 	Sealing Sealing `json:"sealing,omitempty"`
 	// MinSize and MaxSize bound <volume>.remora.dev/size. Empty means no bound of the class.
 	MinSize string `json:"minSize,omitempty"`

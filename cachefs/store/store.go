@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"path/filepath"
 	"sync"
@@ -19,6 +20,7 @@ import (
 	"github.com/remora-storage/remora/cachefs/meta"
 	"github.com/remora-storage/remora/cachefs/record"
 	"github.com/remora-storage/remora/cachefs/seal"
+	"github.com/remora-storage/remora/cachefs/seal/sealfs"
 	"github.com/remora-storage/remora/disk"
 )
 
@@ -34,6 +36,7 @@ type Config struct {
 	Dir        string // the replica's directory; meta/ and arena are made in it
 	Checkpoint Checkpoint
 	Keys       *seal.Keys // nil: sealing is off
+	Rand       io.Reader  // salts of sealed files; needed with Keys
 	CacheBytes int64      // of Pebble's block cache; 0 means 8 MiB
 	BlobCache  int        // blobs whose seals are in memory; 0 means 1024 (at most 14 KiB each)
 	// MemTableBytes of metadata are kept in memory before Pebble writes them by itself; 0 means 4 MiB.
@@ -111,8 +114,12 @@ func Open(cfg Config) (*Store, error) {
 }
 
 func (s *Store) pebbleOptions() *pebble.Options {
+	fs := s.cfg.FS
+	if s.cfg.Keys != nil {
+		fs = sealfs.New(fs, s.cfg.Keys, s.cfg.Rand)
+	}
 	o := &pebble.Options{
-		FS:                          s.cfg.FS,
+		FS:                          fs,
 		Cache:                       s.cache,
 		DisableWAL:                  true,
 		FormatMajorVersion:          pebble.FormatNewest,
@@ -260,7 +267,7 @@ func (s *Store) Close() error {
 }
 
 func damage(err error) error {
-	if errors.Is(err, pebble.ErrCorruption) {
+	if errors.Is(err, pebble.ErrCorruption) || errors.Is(err, sealfs.ErrDamaged) {
 		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return err

@@ -60,7 +60,7 @@ func (d *Disk) OpenGroup(cfg GroupConfig) (*Group, error) {
 	g := &Group{cfg: cfg, disk: d}
 	g.changed = sync.NewCond(&g.mu)
 	var err error
-	g.store, err = store.Open(store.Config{FS: d.cfg.FS, Dir: cfg.Replica.Path(), Checkpoint: cfg.Replica.Checkpoint(), Keys: cfg.Keys,
+	g.store, err = store.Open(store.Config{FS: d.cfg.FS, Dir: cfg.Replica.Path(), Checkpoint: cfg.Replica.Checkpoint(), Keys: cfg.Keys, Rand: d.cfg.Rand,
 		MemTableBytes: d.cfg.MemTableBytes, Logger: cfg.Logger})
 	if err != nil {
 		return nil, err

@@ -193,6 +193,7 @@ func (p *parser) volume(name string) {
 		class = BuiltIn()[DefaultClass]
 	}
 	v.Replicas = class.Replicas
+	v.Sealing = class.Sealing
 	v.Size = p.size(key(AttrSize), class, known)
 	v.Trace = p.trace(key(AttrTrace), class)
 	p.only(key(AttrMode), string(ModeFilesystem), "Block")

@@ -18,6 +18,7 @@ const DefaultClass = "default"
 type Class struct {
 	Name     string
 	Replicas int
+	Sealing  v1alpha1.Sealing
 	// DefaultSize is in bytes; zero means that the pod must give a size.
 	DefaultSize int64
 	// MinSize and MaxSize are in bytes, within the bounds of every volume.
@@ -63,6 +64,7 @@ func NewClass(name string, s v1alpha1.VolumeClassSpec) (Class, []Problem) {
 			What: what, Allowed: "1", Fix: "write 1"})
 	}
 	ps = append(ps, checkChoices(s)...)
+	ps = append(ps, c.setSealing(s.Sealing)...)
 	ps = append(ps, c.setSizes(s)...)
 	ps = append(ps, c.setTrace(s.Trace)...)
 	return c, ps
@@ -83,8 +85,20 @@ func checkChoices(s v1alpha1.VolumeClassSpec) (ps []Problem) {
 		ps = append(ps, p)
 	}
 	check("spec.durability", string(s.Durability), string(v1alpha1.DurabilityFsync), string(v1alpha1.DurabilityWrite))
-	check("spec.sealing", string(s.Sealing), string(v1alpha1.SealingOff), string(v1alpha1.SealingOn))
 	return ps
+}
+
+// setSealing: volumes are sealed unless their class says otherwise.
+func (c *Class) setSealing(s v1alpha1.Sealing) []Problem {
+	switch s {
+	case "":
+		c.Sealing = v1alpha1.SealingOn
+	case v1alpha1.SealingOn, v1alpha1.SealingOff:
+		c.Sealing = s
+	default:
+		return []Problem{{Key: "spec.sealing", Value: string(s), HasValue: true, What: "is unknown", Allowed: `"on", "off"`, Fix: `write "on", or leave it out`}}
+	}
+	return nil
 }
 
 func (c *Class) setSizes(s v1alpha1.VolumeClassSpec) (ps []Problem) {

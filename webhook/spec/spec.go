@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/remora-storage/remora/api/v1alpha1"
 )
 
 // Domain is the prefix of every annotation of Remora: "remora.dev/KEY" for the pod, "VOLUME.remora.dev/KEY" for a volume.
@@ -60,9 +62,11 @@ type Volume struct {
 	Class string
 	// Replicas is the number of synchronous copies, at least 1.
 	Replicas int
-	Mode     Mode
-	Access   Access
-	Trace    Trace
+	// Sealing says whether what leaves the sidecar's memory is encrypted and authenticated, or checksummed only.
+	Sealing v1alpha1.Sealing
+	Mode    Mode
+	Access  Access
+	Trace   Trace
 }
 
 // Mode is how a volume is offered to the pod.
@@ -78,10 +82,10 @@ type Access string
 const ReadWriteOnce Access = "ReadWriteOnce"
 
 // Flag returns the volume as the value of the sidecar's --volume flag, for example
-// "name=data,size=2147483648,class=default,replicas=1,trace=every". Mode and Access have one value each and are not in it.
+// "name=data,size=2147483648,class=default,replicas=1,sealing=on,trace=every". Mode and Access have one value each and are not in it.
 // ParseVolumeFlag reads it back.
 func (v Volume) Flag() string {
-	return fmt.Sprintf("name=%s,size=%d,class=%s,replicas=%d,trace=%s", v.Name, v.Size, v.Class, v.Replicas, v.Trace)
+	return fmt.Sprintf("name=%s,size=%d,class=%s,replicas=%d,sealing=%s,trace=%s", v.Name, v.Size, v.Class, v.Replicas, v.Sealing, v.Trace)
 }
 
 // ParseVolumeFlag reads what Flag wrote. Every key must be there, once; the order is free.
@@ -98,7 +102,7 @@ func ParseVolumeFlag(s string) (Volume, error) {
 			return Volume{}, fmt.Errorf("--volume %q: %w", s, err)
 		}
 	}
-	for _, key := range []string{"name", "size", "class", "replicas", "trace"} {
+	for _, key := range []string{"name", "size", "class", "replicas", "sealing", "trace"} {
 		if !seen[key] {
 			return Volume{}, fmt.Errorf("--volume %q: %s= is missing", s, key)
 		}
@@ -128,10 +132,15 @@ func (v *Volume) setFlag(key, value string) (err error) {
 		if err == nil && v.Replicas < 1 {
 			err = fmt.Errorf("replicas %d is less than 1", v.Replicas)
 		}
+	case "sealing":
+		v.Sealing = v1alpha1.Sealing(value)
+		if v.Sealing != v1alpha1.SealingOn && v.Sealing != v1alpha1.SealingOff {
+			err = fmt.Errorf("sealing %q is not %q or %q", value, v1alpha1.SealingOn, v1alpha1.SealingOff)
+		}
 	case "trace":
 		v.Trace, err = ParseTrace(value)
 	default:
-		err = fmt.Errorf("unknown key %q; allowed: name, size, class, replicas, trace", key)
+		err = fmt.Errorf("unknown key %q; allowed: name, size, class, replicas, sealing, trace", key)
 	}
 	return err
 }

@@ -49,15 +49,15 @@ func TestTraceRoundTrips(t *testing.T) {
 }
 
 func TestVolumeFlagRoundTrips(t *testing.T) {
-	v := Volume{Name: "data", Size: 2 << 30, Class: "default", Replicas: 1, Mode: ModeFilesystem, Access: ReadWriteOnce, Trace: Trace{Kind: TraceEvery}}
-	require.Equal(t, "name=data,size=2147483648,class=default,replicas=1,trace=every", v.Flag())
+	v := Volume{Name: "data", Size: 2 << 30, Class: "default", Replicas: 1, Sealing: v1alpha1.SealingOn, Mode: ModeFilesystem, Access: ReadWriteOnce, Trace: Trace{Kind: TraceEvery}}
+	require.Equal(t, "name=data,size=2147483648,class=default,replicas=1,sealing=on,trace=every", v.Flag())
 	again, err := ParseVolumeFlag(v.Flag())
 	require.NoError(t, err)
 	require.Equal(t, v, again)
 	for _, s := range []string{
-		"", "name=data", v.Flag() + ",x=1", v.Flag() + ",name=data", "name=../x,size=2147483648,class=default,replicas=1,trace=every",
-		"name=data,size=1,class=default,replicas=1,trace=every", "name=data,size=2147483648,class=default,replicas=0,trace=every",
-		"name=data,size=2147483648,class=,replicas=1,trace=every", "name=data,size=2147483648,class=default,replicas=1,trace=no",
+		"", "name=data", v.Flag() + ",x=1", v.Flag() + ",name=data", "name=../x,size=2147483648,class=default,replicas=1,sealing=on,trace=every",
+		"name=data,size=1,class=default,replicas=1,sealing=on,trace=every", "name=data,size=2147483648,class=default,replicas=0,trace=every",
+		"name=data,size=2147483648,class=,replicas=1,sealing=on,trace=every", "name=data,size=2147483648,class=default,replicas=1,sealing=on,trace=no",
 	} {
 		_, err := ParseVolumeFlag(s)
 		require.Error(t, err, s)
@@ -75,8 +75,8 @@ func TestParse(t *testing.T) {
 	}, classes)
 	require.Empty(t, problems)
 	require.Equal(t, Spec{Volumes: []Volume{
-		{Name: "data", Size: 2 << 30, Class: "default", Replicas: 1, Mode: ModeFilesystem, Access: ReadWriteOnce, Trace: Trace{Kind: TraceSlow}},
-		{Name: "logs", Size: 1 << 30, Class: "small", Replicas: 1, Mode: ModeFilesystem, Access: ReadWriteOnce, Trace: Trace{Kind: TraceRatio, Ratio: 0.5}},
+		{Name: "data", Size: 2 << 30, Class: "default", Replicas: 1, Sealing: v1alpha1.SealingOn, Mode: ModeFilesystem, Access: ReadWriteOnce, Trace: Trace{Kind: TraceSlow}},
+		{Name: "logs", Size: 1 << 30, Class: "small", Replicas: 1, Sealing: v1alpha1.SealingOn, Mode: ModeFilesystem, Access: ReadWriteOnce, Trace: Trace{Kind: TraceRatio, Ratio: 0.5}},
 	}}, s)
 	_, problems = Parse(map[string]string{"remora.dev/volumes": "logs", "logs.remora.dev/class": "small", "logs.remora.dev/trace": "slow"}, classes)
 	require.Len(t, problems, 1)

@@ -66,6 +66,18 @@ func (m *Machine) keys() *seal.Keys {
 	return k
 }
 
+// lockedReader is a source of randomness that the background may use too.
+type lockedReader struct {
+	mu sync.Mutex
+	r  rngReader
+}
+
+func (l *lockedReader) Read(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.r.Read(b)
+}
+
 type rngReader struct{ r *rand.Rand }
 
 func (r rngReader) Read(b []byte) (int, error) {
@@ -90,7 +102,7 @@ func newMachine(t testing.TB, rng *rand.Rand, fs disk.FS, root string) *Machine 
 
 // Start opens everything, as a sidecar does.
 func (m *Machine) Start(format bool) {
-	random := rngReader{m.rng}
+	random := &lockedReader{r: rngReader{rand.New(rand.NewPCG(m.rng.Uint64(), 2))}}
 	logger := slog.New(slog.NewTextHandler(io.Discard, nil))
 	dir, err := diskdir.Open(m.fs, filepath.Join(m.root, "disk-0"), "tenant", 4<<20, random)
 	require.NoError(m.t, err)

@@ -1,0 +1,82 @@
+package sidecar
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/remora-storage/remora/api/v1alpha1"
+	"github.com/remora-storage/remora/cachefs/seal"
+)
+
+// openKeys reads the volume's key; nil where sealing is off. A new volume gets a new key, durable before anything is sealed with it.
+// A volume that has a key never gets another.
+func (v *volume) openKeys() (*seal.Keys, error) {
+	wantSealed := v.spec.Sealing == v1alpha1.SealingOn
+	isNew := v.object.Phase == v1alpha1.VolumePending
+	if sealed := v.object.KeyID != ""; !isNew && sealed != wantSealed {
+		return nil, fmt.Errorf("class %s says sealing %q, and the volume was made with the other: sealing is fixed when a volume is made",
+			v.spec.Class, v.spec.Sealing)
+	}
+	if !wantSealed {
+		return nil, nil
+	}
+	path := filepath.Join(strings.TrimPrefix(v.s.cfg.Keys, "file:"), v.object.Name+".key")
+	key, err := readKey(path)
+	if errors.Is(err, fs.ErrNotExist) && isNew {
+		key, err = v.makeKey(path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("key of the volume: %w", err)
+	}
+	keys, err := seal.New(key, v.s.cfg.Namespace)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if !isNew && keys.ID() != v.object.KeyID {
+		return nil, fmt.Errorf("%s has key %s, and the volume is sealed with key %s: put the right key file back; nothing was changed",
+			path, keys.ID(), v.object.KeyID)
+	}
+	return keys, nil
+}
+
+// readKey reads a key file: 64 hexadecimal digits.
+func readKey(path string) ([]byte, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	key, err := hex.DecodeString(strings.TrimSpace(string(b)))
+	if err != nil || len(key) != seal.KeySize {
+		return nil, fmt.Errorf("%s: want %d hexadecimal digits", path, 2*seal.KeySize)
+	}
+	return key, nil
+}
+
+// makeKey draws a key and writes its file.
+func (v *volume) makeKey(path string) ([]byte, error) {
+	key := make([]byte, seal.KeySize)
+	if _, err := v.s.cfg.rand.Read(key); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	_, err = f.WriteString(hex.EncodeToString(key) + "\n")
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return nil, err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	return key, errors.Join(dir.Sync(), dir.Close())
+}
