@@ -81,6 +81,10 @@ func start(t *testing.T, dir, manifest string) *running {
 	if _, err := os.Stat("/dev/fuse"); err != nil {
 		t.Skip("needs /dev/fuse: ", err)
 	}
+	t.Cleanup(func() { // after a failed test, too, no mount stays that nobody serves
+		_, err := holder.Sweep(dir, slog.New(slog.DiscardHandler))
+		require.True(t, err == nil || errors.Is(err, syscall.ENOTDIR), err)
+	})
 	r := &running{t: t, dir: dir, ready: filepath.Join(t.TempDir(), "ready"), out: &output{}}
 	r.cmd = exec.Command("/proc/self/exe", "supervisor", dir, r.ready, manifest)
 	r.cmd.Stdout, r.cmd.Stderr = r.out, r.out
