@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/remora-storage/remora/sidecar/authority"
+	"github.com/remora-storage/remora/sidecar/status"
 	"github.com/remora-storage/remora/telemetry"
 )
 
@@ -61,6 +62,12 @@ func (s *sidecar) serve(ctx context.Context) error {
 	for _, v := range s.volumes {
 		if err := v.open(ctx); err != nil {
 			if ctx.Err() != nil {
+				return nil
+			}
+			if stateOf(err) == status.Damaged {
+				// Another start finds the same: stay, and say so.
+				s.cfg.Logger.Error("volume is damaged and not mounted", "volume", v.object.Name, "err", err)
+				<-ctx.Done()
 				return nil
 			}
 			return fmt.Errorf("volume %s: %w", v.object.Name, err)

@@ -107,9 +107,10 @@ func (s *Store) applyOp(at record.Index, n record.Name, o *record.BlockOp, touch
 				b.here.Clear(i)
 			}
 		}
+		s.arena.freed = append(s.arena.freed, freed{at: at, slot: b.slot, blob: o.Blob, first: o.First, count: o.Count})
 	case record.FreeBlob:
 		b.gone = true
-		s.arena.release(b.slot, at)
+		s.arena.freed = append(s.arena.freed, freed{at: at, slot: b.slot, count: record.ChunkBlocks})
 	}
 	return nil
 }
@@ -256,13 +257,3 @@ func (s *Store) Checkpoint() (Checkpoint, error) {
 	return s.position, nil
 }
 
-// Reclaim makes the slots that were freed at or below a checkpoint available again. The checkpoint must be durable.
-func (s *Store) Reclaim(at record.Index) error {
-	s.applyMu.Lock()
-	defer s.applyMu.Unlock()
-	s.arena.fresh = false
-	if err := s.arena.reclaim(at); err != nil {
-		return s.fail(err)
-	}
-	return nil
-}

@@ -13,13 +13,17 @@ type arena struct {
 	file  disk.File
 	next  uint32   // first slot that was never given out
 	free  []uint32 // to be given out again
-	freed []freedSlot
+	freed []freed
 	fresh bool // no freed slot is given out before the checkpoint that ends replay
 }
 
-type freedSlot struct {
-	at   record.Index
-	slot uint32
+// freed is a slot that the record at an index freed, or blocks that it punched.
+type freed struct {
+	at    record.Index
+	slot  uint32
+	blob  record.BlobID // of punched blocks; 0: the whole slot is free
+	first uint32
+	count uint32
 }
 
 func openArena(fs disk.FS, path string, used []uint32) (*arena, error) {
@@ -57,23 +61,23 @@ func (a *arena) allocate() uint32 {
 	return a.next - 1
 }
 
-// release remembers that a slot was freed by the record at index at.
-func (a *arena) release(slot uint32, at record.Index) { a.freed = append(a.freed, freedSlot{at, slot}) }
-
-// reclaim makes the slots that were freed at or below a durable checkpoint available, and gives their blocks to the disk.
-func (a *arena) reclaim(checkpoint record.Index) error {
+// take returns what was freed at or below a checkpoint.
+func (a *arena) take(checkpoint record.Index) (due []freed) {
 	kept := a.freed[:0]
-	var errs error
 	for _, f := range a.freed {
-		if f.at > checkpoint {
+		if f.at <= checkpoint {
+			due = append(due, f)
+		} else {
 			kept = append(kept, f)
-			continue
 		}
-		errs = errors.Join(errs, disk.PunchHole(a.file, int64(f.slot)*record.ChunkSize, record.ChunkSize))
-		a.free = append(a.free, f.slot)
 	}
 	a.freed = kept
-	return errs
+	return due
+}
+
+// punch gives blocks of a slot back to the disk.
+func (a *arena) punch(slot, first, count uint32) error {
+	return disk.PunchHole(a.file, offset(slot, first), int64(count)*record.BlockSize)
 }
 
 func offset(slot uint32, block uint32) int64 {
