@@ -33,7 +33,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s, err := open(cfg)
+	s, err := open(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -58,7 +58,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 }
 
 // open takes DIR, clears what a killed supervisor left there, and places the pods.
-func open(cfg Config) (*supervisor, error) {
+func open(ctx context.Context, cfg Config) (*supervisor, error) {
 	l, lock, err := openLayout(cfg.Dir)
 	if err != nil {
 		return nil, err
@@ -75,7 +75,7 @@ func open(cfg Config) (*supervisor, error) {
 	if err = l.prepare(); err != nil {
 		err = unusable(cfg.Dir, err)
 	} else {
-		err = s.place()
+		err = s.place(ctx)
 	}
 	if err != nil {
 		lock.Close()
@@ -84,7 +84,7 @@ func open(cfg Config) (*supervisor, error) {
 	return s, nil
 }
 
-func (s *supervisor) place() error {
+func (s *supervisor) place(ctx context.Context) error {
 	placed, err := loadPlacement(s.layout.placement())
 	if err != nil {
 		return err
@@ -96,6 +96,9 @@ func (s *supervisor) place() error {
 	if len(groups) == 0 {
 		return errors.New("nothing to run: no workload in the manifests has Remora volumes; " +
 			"annotate its pod template with remora.dev/volumes: NAME and NAME.remora.dev/size: 1Gi")
+	}
+	if err := checkSizes(ctx, groups, s.layout); err != nil {
+		return err
 	}
 	if err := placed.save(s.layout.placement()); err != nil {
 		return unusable(s.cfg.Dir, err)
