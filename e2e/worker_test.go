@@ -1,0 +1,78 @@
+package e2e
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// A worker is this test binary as a process of its own: it works on the mount, and the test does not. What it prints is its result;
+// an error goes to standard error and makes its exit code 1.
+var workers = map[string]func(args []string) error{
+	"append":      appendRecords,
+	"describe":    describe,
+	"flock":       holdLock,
+	"list":        listWhileItChanges,
+	"map":         writeByMap,
+	"names":       changeNames,
+	"permissions": tryPermissions,
+	"sgid":        trySetGroupID,
+	"stream":      streamFiles,
+	"tree":        makeTree,
+	"unlinked":    useUnlinked,
+	"writesync":   writeAndSync,
+}
+
+func work(role string, args []string) int {
+	do, ok := workers[role]
+	if !ok {
+		fmt.Fprintf(os.Stderr, "no worker %q\n", role)
+		return 2
+	}
+	if err := do(args); err != nil {
+		fmt.Fprintf(os.Stderr, "worker %s %s: %v\n", role, strings.Join(args, " "), err)
+		return 1
+	}
+	return 0
+}
+
+var stdin = bufio.NewReader(os.Stdin)
+
+// say tells the test how far the worker is, and waits for the word to go on.
+func say(line string) error {
+	fmt.Println(line)
+	if _, err := stdin.ReadString('\n'); err != nil {
+		return fmt.Errorf("waiting after %q: %w", line, err)
+	}
+	return nil
+}
+
+// check returns an error with the text unless ok.
+func check(ok bool, format string, args ...any) error {
+	if ok {
+		return nil
+	}
+	return fmt.Errorf(format, args...)
+}
+
+// wantErr returns an error unless err is the wanted one.
+func wantErr(err, want error, what string) error {
+	if errors.Is(err, want) {
+		return nil
+	}
+	return fmt.Errorf("%s: got %v, want %v", what, err, want)
+}
+
+// printInode prints the inode number of an open file.
+func printInode(f *os.File) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return err
+	}
+	fmt.Println(st.Ino)
+	return nil
+}
