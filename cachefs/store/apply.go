@@ -256,4 +256,3 @@ func (s *Store) Checkpoint() (Checkpoint, error) {
 	}
 	return s.position, nil
 }
-

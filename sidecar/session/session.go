@@ -22,7 +22,7 @@ import (
 const maxRequest = 1 << 20
 
 // maxWorkers bounds the requests that are served at once.
-const maxWorkers = 16
+const maxWorkers = 8
 
 // FUSE protocol numbers that go-fuse does not export (linux/fuse.h).
 const (
@@ -43,6 +43,8 @@ type Connection interface {
 	StoreInit(init, reply []byte) error
 	// Ready says that this process serves.
 	Ready() error
+	// Lost says that the connection has ended although nobody stopped this process: it cannot be served again.
+	Lost() error
 }
 
 // Config of a session.
@@ -82,62 +84,69 @@ func Start(cfg Config, fs *cachefs.FS) (*Session, error) {
 		ExtraCapabilities: capabilities, EnableSymlinkCaching: true,
 		Logger: log.New(logWriter{cfg.Logger}, "", 0),
 	}
+	var first *worker
 	var err error
 	if cfg.Init == nil {
-		err = s.negotiate()
+		first, err = s.negotiate()
 	} else {
-		err = s.takeOver()
+		first, err = s.takeOver()
 	}
 	if err != nil {
 		return nil, err
 	}
-	s.spawn()
+	s.workers.Add(1)
+	s.waiting.Add(1)
+	go first.loop()
 	s.spawn()
 	return s, nil
 }
 
 // negotiate answers the kernel's INIT. It is stored first: nobody can tell later whether the kernel has got the answer.
-func (s *Session) negotiate() error {
-	buf := make([]byte, maxRequest+4096)
+func (s *Session) negotiate() (*worker, error) {
+	buf, err := newBuffer()
+	if err != nil {
+		return nil, err
+	}
+	defer freeBuffer(buf)
 	n, err := s.read(buf)
 	if err != nil {
-		return fmt.Errorf("read INIT: %w", err)
+		return nil, fmt.Errorf("read INIT: %w", err)
 	}
 	if binary.LittleEndian.Uint32(buf[4:]) != opInit {
-		return fmt.Errorf("first request is opcode %d, want INIT", binary.LittleEndian.Uint32(buf[4:]))
+		return nil, fmt.Errorf("first request is opcode %d, want INIT", binary.LittleEndian.Uint32(buf[4:]))
 	}
 	s.init = bytes.Clone(buf[:n])
-	_, reply, err := s.newWorker()
+	w, reply, err := s.newWorker()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.checkFlags(reply)
 	if err := s.cfg.Connection.StoreInit(s.init, reply); err != nil {
-		return fmt.Errorf("store INIT: %w", err)
+		return nil, fmt.Errorf("store INIT: %w", err)
 	}
 	if err := s.write(reply); err != nil {
-		return fmt.Errorf("answer INIT: %w", err)
+		return nil, fmt.Errorf("answer INIT: %w", err)
 	}
-	return s.cfg.Connection.Ready()
+	return w, s.cfg.Connection.Ready()
 }
 
 // takeOver goes on where an earlier process died.
-func (s *Session) takeOver() error {
-	_, reply, err := s.newWorker()
+func (s *Session) takeOver() (*worker, error) {
+	w, reply, err := s.newWorker()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if !bytes.Equal(reply, s.cfg.Reply) {
-		return ErrOtherFlags
+		return nil, ErrOtherFlags
 	}
 	msg := make([]byte, outHeader)
 	binary.LittleEndian.PutUint32(msg, outHeader)
 	binary.LittleEndian.PutUint32(msg[4:], notifyResend)
 	if err := s.write(msg); err != nil {
-		return fmt.Errorf("ask the kernel to send again what was not answered (needs Linux 6.9): %w", err)
+		return nil, fmt.Errorf("ask the kernel to send again what was not answered (needs Linux 6.9): %w", err)
 	}
 	s.cfg.Logger.Info("took over the connection of an earlier process", "volume", s.cfg.Volume)
-	return s.cfg.Connection.Ready()
+	return w, s.cfg.Connection.Ready()
 }
 
 // checkFlags says what the kernel lacks; nothing of it is needed for correctness.

@@ -25,8 +25,13 @@ type worker struct {
 
 // newWorker makes a worker and replays INIT into it; reply is what it would answer.
 func (s *Session) newWorker() (w *worker, reply []byte, err error) {
-	w = &worker{RawFileSystem: fuse.NewDefaultRawFileSystem(), s: s, fs: s.fs,
-		in: make([]byte, maxRequest+4096), out: make([]byte, maxRequest+4096)}
+	w = &worker{RawFileSystem: fuse.NewDefaultRawFileSystem(), s: s, fs: s.fs}
+	if w.in, err = newBuffer(); err != nil {
+		return nil, nil, err
+	}
+	if w.out, err = newBuffer(); err != nil {
+		return nil, nil, err
+	}
 	w.server = fuse.NewProtocolServer(w, &s.opts)
 	n, status := w.server.HandleRequest([][]byte{s.init}, [][]byte{w.out})
 	if !status.Ok() || n < outHeader {
@@ -74,13 +79,24 @@ func (w *worker) loop() {
 		}
 		if err != nil {
 			if errors.Is(err, syscall.ENODEV) { // unmounted or aborted
-				err = nil
+				err = s.lost()
 			}
 			s.end(err)
 			return
 		}
 		s.waiting.Add(1)
 	}
+}
+
+// lost tells the holder that the connection has ended, unless we are stopping and it knows.
+func (s *Session) lost() error {
+	if s.stopping.Load() {
+		return nil
+	}
+	if err := s.cfg.Connection.Lost(); err != nil {
+		s.cfg.Logger.Info("the mount has ended, and so has its holder", "volume", s.cfg.Volume, "err", err)
+	}
+	return nil
 }
 
 // serve handles one request and writes its reply.
