@@ -41,7 +41,8 @@ func (fs *FS) Fallocate(caller *Caller, ino meta.Ino, mode uint32, off, n uint64
 			return syscall.ENOSPC
 		}
 	case FallocPunchHole | FallocKeepSize, FallocZeroRange, FallocZeroRange | FallocKeepSize:
-		if err := fs.punch(caller, ino, off, min(off+n, max(in.Size, off))); err != nil {
+		grows := mode&FallocKeepSize == 0 && off+n > in.Size
+		if err := fs.punch(caller, ino, off, min(off+n, max(in.Size, off)), grows); err != nil {
 			return err
 		}
 		if in, err = fs.regular(ino); err != nil {
@@ -62,8 +63,10 @@ func (fs *FS) Fallocate(caller *Caller, ino meta.Ino, mode uint32, off, n uint64
 	return c.commit(nil)
 }
 
-// punch makes [off, end) read as zeros, a bounded number of chunks a record.
-func (fs *FS) punch(caller *Caller, ino meta.Ino, off, end uint64) error {
+// punch makes [off, end) read as zeros, a bounded number of chunks a record. Only the last record of a request carries its name: a
+// request that is re-sent before that record is there must do all of it again, which punching can. With more, the caller adds a
+// record for the same request.
+func (fs *FS) punch(caller *Caller, ino meta.Ino, off, end uint64, more bool) error {
 	for off < end {
 		in, err := fs.inode(ino)
 		if err != nil {
@@ -86,10 +89,12 @@ func (fs *FS) punch(caller *Caller, ino meta.Ino, off, end uint64) error {
 		}
 		in.Mtime, in.Ctime = c.now, c.now
 		c.setInode(ino, in)
+		if more || off < end {
+			c.rec.Unique = 0
+		}
 		if err := c.commit(nil); err != nil {
 			return err
 		}
-		caller = &Caller{IO: caller.IO, Changed: caller.Changed}
 	}
 	return nil
 }
