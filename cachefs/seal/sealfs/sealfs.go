@@ -9,7 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"io/fs"
 	"path/filepath"
 	"strings"
 
@@ -39,7 +39,7 @@ type FS struct {
 }
 
 // New seals what is written through it with the keys of a volume.
-func New(fs vfs.FS, keys *seal.Keys, random io.Reader) *FS { return &FS{fs, keys, random} }
+func New(below vfs.FS, keys *seal.Keys, random io.Reader) *FS { return &FS{below, keys, random} }
 
 // Unwrap is the FS below.
 func (f *FS) Unwrap() vfs.FS { return f.FS }
@@ -254,7 +254,7 @@ func (r *reader) Fd() uintptr { return vfs.InvalidFd }
 func (r *reader) Prefetch(int64, int64) error { return nil }
 
 // Write is refused.
-func (r *reader) Write([]byte) (int, error) { return 0, os.ErrPermission }
+func (r *reader) Write([]byte) (int, error) { return 0, fs.ErrPermission }
 
 // sized is a FileInfo with another size.
 type sized struct {

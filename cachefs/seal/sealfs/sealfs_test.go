@@ -3,6 +3,7 @@ package sealfs
 import (
 	"bytes"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"testing"
@@ -53,7 +54,7 @@ func TestReadBack(t *testing.T) {
 		b := make([]byte, 100)
 		n, err := f.ReadAt(b, int64(off))
 		require.Equal(t, want[off:off+n], b[:n])
-		require.True(t, n == 100 || err == io.EOF)
+		require.True(t, n == 100 || errors.Is(err, io.EOF))
 	}
 	raw, err := mem.Open("f")
 	require.NoError(t, err)

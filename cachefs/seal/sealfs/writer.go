@@ -3,7 +3,7 @@ package sealfs
 import (
 	"crypto/cipher"
 	"encoding/binary"
-	"os"
+	"io/fs"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -85,7 +85,7 @@ func (w *writer) Fd() uintptr { return vfs.InvalidFd }
 func (w *writer) Preallocate(int64, int64) error { return nil }
 
 // ReadAt is refused: a file is read when it is written.
-func (w *writer) ReadAt([]byte, int64) (int, error) { return 0, os.ErrPermission }
+func (w *writer) ReadAt([]byte, int64) (int, error) { return 0, fs.ErrPermission }
 
 // WriteAt is refused: files are written from start to end.
-func (w *writer) WriteAt([]byte, int64) (int, error) { return 0, os.ErrPermission }
+func (w *writer) WriteAt([]byte, int64) (int, error) { return 0, fs.ErrPermission }

@@ -215,10 +215,10 @@ func (w *crashWorld) survived(what string, err error) bool {
 	if !errors.Is(err, errCrash) || !errors.As(err, &failed) {
 		w.fatalf("%s: %v", what, err)
 	}
-	if _, err := w.j.Append(KindHardState, 0, 0); err != error(failed) {
+	if _, err := w.j.Append(KindHardState, 0, 0); !errors.Is(err, failed) {
 		w.fatalf("append after a failure: %v", err)
 	}
-	if _, err := w.j.Sync(); err != error(failed) {
+	if _, err := w.j.Sync(); !errors.Is(err, failed) {
 		w.fatalf("sync after a failure: %v", err)
 	}
 	return false
