@@ -33,6 +33,7 @@ func (g *Group) apply() {
 			return
 		}
 		g.afterApply(items, onApplied)
+		clear(items) // likewise
 		if err := g.maybeCheckpoint(); err != nil {
 			g.fail(err)
 			return

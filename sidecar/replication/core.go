@@ -75,6 +75,9 @@ func (c *core) synced(lsn journal.LSN) []item {
 	}
 	done := c.bound[:n:n]
 	c.bound = c.bound[n:]
+	if len(c.bound) == 0 {
+		c.bound = nil // lets go of the records behind it
+	}
 	return done
 }
 
