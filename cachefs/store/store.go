@@ -41,7 +41,9 @@ type Config struct {
 	BlobCache  int        // blobs whose seals are in memory; 0 means 1024 (at most 14 KiB each)
 	// MemTableBytes of metadata are kept in memory before Pebble writes them by itself; 0 means 4 MiB.
 	MemTableBytes uint64
-	Logger        *slog.Logger
+	// Offline is for programs that look at a store once: Pebble does not rewrite its files in the background.
+	Offline bool
+	Logger  *slog.Logger
 }
 
 // Checkpoint is the position up to which the state is durable, with the acceptance state there.
@@ -128,11 +130,19 @@ func (s *Store) pebbleOptions() *pebble.Options {
 		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       24,
 		MaxOpenFiles:                256,
+		ErrorIfNotExists:            s.cfg.Checkpoint.Index > 0, // else Pebble starts anew, and deletes what it does not know
 		Logger:                      quiet{s.cfg.Logger},
 		EventListener: &pebble.EventListener{
 			// Pebble would try again; after a failed fsync that would lie (I8).
 			BackgroundError: func(err error) { s.fail(fmt.Errorf("metadata: %w", err)) },
+			// Without this one Pebble ends the process.
+			DataCorruption: func(i pebble.DataCorruptionInfo) {
+				s.fail(fmt.Errorf("%w: metadata: %s: %w", ErrDamaged, i.Path, i.Details))
+			},
 		},
+	}
+	if s.cfg.Offline {
+		o.DisableAutomaticCompactions, o.L0StopWritesThreshold = true, 1<<20
 	}
 	for i := range o.Levels {
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
@@ -267,7 +277,7 @@ func (s *Store) Close() error {
 }
 
 func damage(err error) error {
-	if errors.Is(err, pebble.ErrCorruption) || errors.Is(err, sealfs.ErrDamaged) {
+	if errors.Is(err, pebble.ErrCorruption) || errors.Is(err, pebble.ErrDBDoesNotExist) || errors.Is(err, sealfs.ErrDamaged) {
 		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return err

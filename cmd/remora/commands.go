@@ -9,5 +9,6 @@ func commands() []*cobra.Command {
 		devCommand(),
 		statusCommand(),
 		sidecarCommand(),
+		checkCommand(),
 	}
 }

@@ -1,0 +1,121 @@
+package store
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/cockroachdb/pebble/v2/sstable"
+
+	"github.com/remora-storage/remora/cachefs/meta"
+	"github.com/remora-storage/remora/cachefs/record"
+)
+
+// Local is a key of the replica itself (from meta.LocalPrefix on), taken apart. Exactly one of the pointers is set, or none for the
+// table of answers.
+type Local struct {
+	Applied   *Checkpoint
+	Residency *Residency
+	Seals     *Seals
+}
+
+// Residency is which blocks of a blob are here, and where.
+type Residency struct {
+	Blob record.BlobID
+	Slot uint32
+	Last meta.Change // the change of the blob that the blocks are of
+	Here meta.Bitmap
+}
+
+// Seals are the seals of the blocks from First on; holes have none.
+type Seals struct {
+	Blob  record.BlobID
+	First uint32
+	Seals [sealGroup]record.Seal
+}
+
+// DecodeLocal reads a local key with its value.
+func DecodeLocal(key, value []byte) (Local, error) {
+	bad := func(err error) (Local, error) {
+		return Local{}, fmt.Errorf("%w: local key %x with a value of %d bytes: %w", ErrDamaged, key, len(value), err)
+	}
+	switch {
+	case string(key) == string(appliedKey):
+		index, a, err := decodeApplied(value)
+		if err != nil {
+			return bad(err)
+		}
+		return Local{Applied: &Checkpoint{index, a}}, nil
+	case string(key) == string(answersKey):
+		_, err := decodeAnswers(value)
+		if err != nil {
+			return bad(err)
+		}
+		return Local{}, nil
+	case len(key) == 9 && key[0] == residencyPrefix:
+		r, err := decodeResidency(value)
+		if err != nil {
+			return bad(err)
+		}
+		return Local{Residency: &Residency{Blob: keyBlob(key), Slot: r.slot, Last: r.last, Here: r.here}}, nil
+	case len(key) == 10 && key[0] == sealPrefix && key[9] < sealGroups && len(value) == sealGroup*record.SealSize:
+		s := &Seals{Blob: keyBlob(key), First: uint32(key[9]) * sealGroup}
+		for i := range s.Seals {
+			s.Seals[i] = record.DecodeSeal(value[i*record.SealSize:])
+		}
+		return Local{Seals: s}, nil
+	}
+	return bad(errors.New("not a key of a store, or not its value"))
+}
+
+func keyBlob(key []byte) record.BlobID { return record.BlobID(binary.BigEndian.Uint64(key[1:])) }
+
+// BlockOffset is where a block is in the arena.
+func BlockOffset(slot, block uint32) int64 { return offset(slot, block) }
+
+// VerifyTables reads every block of every live file of the metadata and calls visit for each that is not what was written.
+func (s *Store) VerifyTables(ctx context.Context, visit func(file string, err error)) error {
+	levels, err := s.db.SSTables()
+	if err != nil {
+		return fmt.Errorf("list metadata files: %w", damage(err))
+	}
+	seen := map[string]bool{}
+	for _, level := range levels {
+		for i := range level {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			name := fmt.Sprintf("%s.sst", level[i].BackingSSTNum)
+			if seen[name] {
+				continue
+			}
+			seen[name] = true
+			if err := s.verifyTable(ctx, name); err != nil {
+				visit(name, err)
+			}
+		}
+	}
+	if len(seen) == 0 {
+		return nil
+	}
+	return damage(s.db.CheckLevels(nil))
+}
+
+func (s *Store) verifyTable(ctx context.Context, name string) error {
+	o := s.pebbleOptions()
+	f, err := o.FS.Open(filepath.Join(s.cfg.Dir, "meta", name))
+	if err != nil {
+		return err
+	}
+	readable, err := sstable.NewSimpleReadable(f)
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	r, err := sstable.NewReader(ctx, readable, o.MakeReaderOptions())
+	if err != nil {
+		return errors.Join(err, readable.Close())
+	}
+	return errors.Join(r.ValidateBlockChecksums(), r.Close())
+}

@@ -1,0 +1,71 @@
+package replication
+
+import (
+	"github.com/remora-storage/remora/cachefs/record"
+	"github.com/remora-storage/remora/cachefs/seal"
+	"github.com/remora-storage/remora/cachefs/store"
+	"github.com/remora-storage/remora/sidecar/replication/diskdir"
+	"github.com/remora-storage/remora/sidecar/replication/journal"
+)
+
+// Logs sorts the frames of a journal by replica, as OpenDisk does, for programs that look at a disk directory without serving it.
+type Logs struct{ found histories }
+
+// NewLogs starts without frames.
+func NewLogs() *Logs { return &Logs{found: histories{}} }
+
+// Visit takes the next frame; journal.Scan calls it.
+func (l *Logs) Visit(f journal.Frame) error { return l.found.visit(f) }
+
+// Members calls visit for each replica that has frames.
+func (l *Logs) Members(visit func(group, replica diskdir.ID)) {
+	for key := range l.found {
+		visit(key.group, key.replica)
+	}
+}
+
+// LogEntry is a record of a replica's log, and where its payload frame is.
+type LogEntry struct {
+	store.Entry
+	LSN journal.LSN
+}
+
+// Log is what a journal has of a replica above its checkpoint.
+type Log struct {
+	Bound   []LogEntry // the log: what recovery applies
+	Unbound []LogEntry // what an owner had answered: the next one proposes it again
+	Last    record.Index
+	Hard    journal.HardState
+}
+
+// Of returns the log of a replica as recovery reads it. Errors wrap store.ErrDamaged.
+func (l *Logs) Of(group, replica diskdir.ID, from store.Checkpoint, keys *seal.Keys) (Log, error) {
+	h := l.found[replicaKey{group, replica}]
+	if h == nil {
+		return Log{Last: from.Index}, nil
+	}
+	bound, unbound, err := h.log(from, keys)
+	log := Log{Last: max(from.Index, h.last), Hard: h.hard}
+	for _, it := range bound {
+		log.Bound = append(log.Bound, LogEntry{store.Entry{Index: it.index, Record: it.rec}, it.payload})
+	}
+	for _, it := range unbound {
+		log.Unbound = append(log.Unbound, LogEntry{store.Entry{Record: it.rec}, it.payload})
+	}
+	return log, err
+}
+
+// Records calls visit for every payload frame of a replica, in order, with its record or why it does not decode.
+func (l *Logs) Records(group, replica diskdir.ID, keys *seal.Keys, visit func(journal.LSN, *record.Record, error)) {
+	h := l.found[replicaKey{group, replica}]
+	if h == nil {
+		return
+	}
+	for _, p := range h.payloads {
+		r, err := record.Decode(p.body, keys.Sealer())
+		if err == nil {
+			err = learn(keys, r)
+		}
+		visit(p.lsn, r, err)
+	}
+}
