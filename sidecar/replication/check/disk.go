@@ -131,11 +131,7 @@ func (d *diskCheck) journal(ctx context.Context, replicas []diskdir.ID) error {
 	}
 	dir := filepath.Join(d.dir, "journal")
 	if !isDir(d.cfg.FS, dir) {
-		if len(replicas) > 0 {
-			d.note(dir, "journal", "", "missing") // whether that matters, each replica's superblock says
-		}
-		d.sum.Next = journal.LSN(d.info.SegmentBytes) + 4096
-		return nil
+		return nil // whether that matters, each replica's superblock says
 	}
 	frames := &frameCheck{scope: d.scope, dir: dir, segmentBytes: d.info.SegmentBytes}
 	d.sum, err = journal.Scan(journal.Options{FS: d.cfg.FS, Dir: dir, DiskID: id, SegmentBytes: d.info.SegmentBytes}, func(f journal.Frame) error {

@@ -6,7 +6,7 @@ type Summary struct {
 	Free      int    // segment files that wait for use, the prepared one among them
 	Frames    int    // that count
 	Start     LSN    // where the first of them starts or would start
-	From      LSN    // what Journal.Start would say: no frame that was ever appended at or above it, and counts, is missing
+	From      LSN    // what Journal.Start would say: no frame that was appended at or above it, and counts, is missing
 	End       LSN    // where the last of them ends
 	Next      LSN    // where Open would go on
 	SyncedEnd LSN    // everything below must verify: the highest synced end that is named
@@ -30,19 +30,18 @@ func Scan(o Options, visit func(Frame) error) (Summary, error) {
 		Segments: w.counted(), Frames: w.frames, Start: w.end, End: w.end, SyncedEnd: w.witness,
 		Stray: w.stray, Stopped: w.stopped,
 	}
-	sum.Next = w.o.firstFrame(1)
-	if len(w.files) > 0 {
-		sum.Next = w.o.firstFrame(w.files[0].seq + uint64(sum.Segments))
-	}
 	sum.Free = len(w.free) + len(w.files) - sum.Segments
+	if len(w.files) == 0 {
+		return sum, err
+	}
+	sum.Next = w.o.firstFrame(w.files[0].seq + uint64(sum.Segments))
+	sum.From = sum.Next
 	if sum.Segments > 0 {
 		sum.Start = w.o.firstFrame(w.files[0].seq)
 		sum.From = sum.Start
 		if p := w.files[0].head.prevEnd; p > 0 {
 			sum.From = p
 		}
-	} else {
-		sum.From = sum.Next
 	}
 	return sum, err
 }
