@@ -147,7 +147,7 @@ func (c *change) commit(answer []byte) error {
 		return err
 	}
 	start := telemetry.Now()
-	err := fs.cfg.Log.Append(c.rec)
+	err := fs.cfg.Log.Append(c.rec, c.caller.IO.Ref())
 	c.caller.IO.Stage(telemetry.StageJournal, start, telemetry.Now())
 	c.caller.IO.Record(uint64(c.rec.Name.Epoch), uint64(c.rec.Name.Seq))
 	if err != nil {

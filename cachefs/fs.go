@@ -21,7 +21,8 @@ type Log interface {
 	// Append writes the next record to the local journal and returns before it is synced. Records come in the order of their seq,
 	// one call at a time. The record and what it points to belong to the log from now on and are never changed.
 	// An error means that the record is not in the log and never will be.
-	Append(r *record.Record) error
+	// span is the request that asked for it.
+	Append(r *record.Record, span telemetry.SpanRef) error
 	// OnApplied names who is told, in order, which records the state has from now on.
 	OnApplied(applied func([]*record.Record))
 	// Admit waits while too much is not accepted or not applied yet. The caller holds no lock.

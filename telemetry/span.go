@@ -58,18 +58,23 @@ func (b *batch) each(f func(*span)) {
 	}
 }
 
-// expand makes the span of the request or commit itself.
+// expand makes the span of the request, commit or acceptance itself.
 func (b *batch) expand(rec *record, s *span) {
 	*s = span{ref: rec.ref, start: rec.start + b.skew, end: rec.end + b.skew, attrs: s.attrs[:0]}
 	s.addText("remora.volume", b.volumes[rec.volume])
-	if rec.kind == kindCommit {
+	switch rec.kind {
+	case kindAccepted:
+		s.name, s.parent, s.links = StageCommit.String(), rec.unique, rec.link[:rec.links]
+		s.addInt("remora.epoch", int64(rec.epoch))
+		s.addInt("remora.seq", int64(rec.seq))
+	case kindCommit:
 		s.name = "group_commit"
 		s.addInt("remora.commit.records", rec.length)
 		s.addInt("remora.commit.bytes", rec.offset)
 		s.addInt("remora.commit.first_seq", int64(rec.unique))
 		s.addInt("remora.commit.last_seq", int64(rec.seq))
 		s.failed = rec.errno != 0
-	} else {
+	default:
 		b.expandRequest(rec, s)
 	}
 	if rec.errno != 0 {

@@ -60,6 +60,22 @@ func (v *VolumeRecorder) Commit(start, end int64, records int, bytes int64, firs
 	return rec.ref
 }
 
+// Accepted adds the child "commit" to a request that was answered before its record was durable: from start, when the record was in
+// the journal, to end, when it was accepted, with a link to the group commit that did it. It does nothing for a zero parent.
+func (v *VolumeRecorder) Accepted(parent SpanRef, start, end int64, epoch, seq uint64, commit SpanRef) {
+	if v == nil || parent.IsZero() {
+		return
+	}
+	rec := record{
+		kind: kindAccepted, ref: SpanRef{parent.traceHi, parent.traceLo, parent.child(maxStages)}, start: start, end: end, volume: v.index,
+		unique: parent.span, epoch: epoch, seq: seq,
+	}
+	if !commit.IsZero() {
+		rec.link[0], rec.links = commit, 1
+	}
+	v.submit(&rec, false)
+}
+
 // submit counts the record's spans and queues them if they are to be kept.
 func (v *VolumeRecorder) submit(rec *record, failed bool) {
 	r, n := v.r, rec.spans()

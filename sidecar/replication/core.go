@@ -4,6 +4,7 @@ import (
 	"github.com/remora-storage/remora/cachefs/record"
 	"github.com/remora-storage/remora/cachefs/store"
 	"github.com/remora-storage/remora/sidecar/replication/journal"
+	"github.com/remora-storage/remora/telemetry"
 )
 
 // term of a group of one: it elects itself once.
@@ -26,12 +27,12 @@ type item struct {
 	rec     *record.Record
 	payload journal.LSN // where its frame starts
 	bound   journal.LSN // where the frame of its binding ends
+	span    telemetry.SpanRef
+	since   int64 // when it was in the journal, by telemetry.Now
 }
 
-// append takes a record whose payload frame was written at lsn.
-func (c *core) append(r *record.Record, lsn journal.LSN) {
-	c.unbound = append(c.unbound, item{rec: r, payload: lsn})
-}
+// append takes a record whose payload frame was written.
+func (c *core) append(it item) { c.unbound = append(c.unbound, it) }
 
 // bind gives indexes to everything that has none, and returns the bindings to write. The caller reports where they end.
 func (c *core) bind() []journal.Binding {

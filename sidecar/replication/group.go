@@ -154,7 +154,7 @@ func (g *Group) Recover(ctx context.Context) (int, error) {
 	items := g.recovered
 	g.recovered = nil
 	for _, it := range items {
-		g.core.append(it.rec, it.payload)
+		g.core.append(it)
 		g.unaccepted += int64(it.rec.EncodedSize())
 		g.unapplied += int64(it.rec.EncodedSize())
 	}
@@ -167,7 +167,7 @@ func (g *Group) BeginEpoch(ctx context.Context, owner *record.Record) error {
 	if err := learn(g.cfg.Keys, owner); err != nil {
 		return err
 	}
-	if err := g.Append(owner); err != nil {
+	if err := g.Append(owner, telemetry.SpanRef{}); err != nil {
 		return err
 	}
 	if err := g.settle(ctx); err != nil {
@@ -211,7 +211,7 @@ func (g *Group) Admit() error {
 
 // Append writes the record's payload frame to the journal: it survives the death of the process. Calls come one at a time, in the
 // order of seq.
-func (g *Group) Append(r *record.Record) error {
+func (g *Group) Append(r *record.Record, span telemetry.SpanRef) error {
 	g.mu.Lock()
 	err := g.failed
 	g.mu.Unlock()
@@ -230,7 +230,7 @@ func (g *Group) Append(r *record.Record) error {
 		g.mu.Unlock()
 		return err
 	}
-	g.core.append(r, from)
+	g.core.append(item{rec: r, payload: from, span: span, since: telemetry.Now()})
 	g.unaccepted += size
 	g.unapplied += size
 	much := g.unaccepted > g.disk.cfg.MaxUnaccepted/4
@@ -343,6 +343,10 @@ func (g *Group) synced(lsn journal.LSN, err error, start, end int64) {
 	first, last := items[0].rec.Name.Seq, items[len(items)-1].rec.Name.Seq
 	defer clear(items) // the queue has them: a record must not live on in a slice that has been left behind
 	g.commit = g.cfg.Trace.Commit(start, end, len(items), bytes, uint64(first), uint64(last), nil)
+	for i := range items {
+		n := items[i].rec.Name
+		g.cfg.Trace.Accepted(items[i].span, items[i].since, end, uint64(n.Epoch), uint64(n.Seq), g.commit)
+	}
 	g.changed.Broadcast()
 }
 
