@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -27,6 +28,20 @@ func TestUnlinkedFile(t *testing.T) {
 	c.ok(time.Minute)
 	require.Eventually(t, func() bool { return i.pod("db-0").Volumes[0].Used < 1<<20 }, time.Minute, 20*time.Millisecond,
 		"the space of an unlinked file does not come back")
+}
+
+// TestUnlinkedFileOfADeadSession: what was open and unlinked when the mount itself went away is removed by the next one.
+func TestUnlinkedFileOfADeadSession(t *testing.T) {
+	t.Parallel()
+	i := startOne(t)
+	c := i.worker("", "unlinked", filepath.Join(i.mount("db-0"), "file")).dialog()
+	c.expect("unlinked")
+	require.True(t, i.end(syscall.SIGKILL))
+	c.kill()
+	i.again()
+	require.Eventually(t, func() bool { return i.pod("db-0").Volumes[0].Used < 1<<20 }, time.Minute, 20*time.Millisecond,
+		"the space of an unlinked file does not come back")
+	require.Equal(t, "another file", i.program("", nil, "cat", filepath.Join(i.mount("db-0"), "file")).run(time.Minute))
 }
 
 // TestListing: a directory that changes while it is listed, and while the sidecar dies in between.
