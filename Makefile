@@ -46,11 +46,12 @@ test: ## all tests that this machine can run, with the race detector (PKG=, RUN=
 		-race -timeout $(TESTTIME) $(RUN) $(PKG)
 	@go run ./e2e/skips bin/test.json
 
-bench: ## compare a volume with a plain directory of the same disk (BENCH='-only w1 -rounds 5')
+bench: ## compare a volume with a plain directory of the same disk, and with an unsealed one (BENCH='-only w1 -rounds 5')
 	@scripts/need bench
 	@$(MAKE) build
 	go build -o bin/bench ./e2e/bench
-	exec bin/bench $(BENCH)
+	bin/bench $(BENCH)
+	@[ -n '$(BENCH)' ] || bin/bench -against unsealed -only w1,w2,w4,w5 -json bin/bench-sealing.json
 
 fuzz: ## every fuzz target for FUZZTIME each
 	@scripts/fuzz $(FUZZTIME)

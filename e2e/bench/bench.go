@@ -97,14 +97,27 @@ func (b *bench) makeSides(ctx context.Context) error {
 		return err
 	}
 	b.rig = r
-	mount, err := r.mount(ctx)
+	sealed, err := b.volume(ctx, "remora", "data")
 	if err != nil {
 		return err
 	}
-	b.logf("volume at %s", mount)
+	b.sides = [2]side{plain, sealed}
+	if b.cfg.Against == "unsealed" {
+		b.sides[1].name = "sealed"
+		b.sides[0], err = b.volume(ctx, "unsealed", "open")
+	}
+	return err
+}
+
+// volume is the side on a volume of the rig.
+func (b *bench) volume(ctx context.Context, as, name string) (side, error) {
+	mount, err := b.rig.mount(ctx, name)
+	if err != nil {
+		return side{}, err
+	}
+	b.logf("%s: volume at %s", as, mount)
 	dir := filepath.Join(mount, "bench")
-	b.sides = [2]side{plain, {name: "remora", dir: dir, sidecars: r.sidecars}}
-	return b.shell(ctx, "mkdir %s", dir)
+	return side{name: as, dir: dir, sidecars: b.rig.sidecars}, b.shell(ctx, "mkdir %s", dir)
 }
 
 // close leaves nothing, except with -keep, and except below a mount that could not be taken away.

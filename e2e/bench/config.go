@@ -12,19 +12,20 @@ import (
 
 // Config is one run.
 type Config struct {
-	Remora string        // the binary; it is started as `remora dev`
-	Volume string        // manifest with one pod and one volume
-	Dir    string        // where both sides live: one disk; empty: a fresh folder of /var/tmp
-	Target string        // measure this directory in place of a volume; empty: start `remora dev`
-	Only   []string      // names of workloads; empty: those that are not marked extra
-	All    bool          // extra workloads too
-	Rounds int           // measurements of each workload on each side
-	Timed  time.Duration // of each measurement that is bounded by time
-	JSON   string        // where the report goes; empty: nowhere
-	Keep   bool          // leave the folder and its logs
-	Out    io.Writer     // the table
-	Log    io.Writer     // progress
-	Args   []string      // as given, for the report
+	Remora  string        // the binary; it is started as `remora dev`
+	Volume  string        // manifest with one pod and one volume
+	Dir     string        // where both sides live: one disk; empty: a fresh folder of /var/tmp
+	Against string        // the other side: plain, or unsealed (a volume of a class without sealing)
+	Target  string        // measure this directory in place of a volume; empty: start `remora dev`
+	Only    []string      // names of workloads; empty: those that are not marked extra
+	All     bool          // extra workloads too
+	Rounds  int           // measurements of each workload on each side
+	Timed   time.Duration // of each measurement that is bounded by time
+	JSON    string        // where the report goes; empty: nowhere
+	Keep    bool          // leave the folder and its logs
+	Out     io.Writer     // the table
+	Log     io.Writer     // progress
+	Args    []string      // as given, for the report
 }
 
 func parse(args []string) (Config, error) {
@@ -34,6 +35,7 @@ func parse(args []string) (Config, error) {
 	flags.StringVar(&cfg.Volume, "volume", "e2e/bench/volume.yaml", "manifest with one pod and one volume")
 	flags.StringVar(&cfg.Dir, "dir", "", "folder in which both sides are made (default: a fresh one in /var/tmp)")
 	flags.StringVar(&cfg.Target, "target", "", "measure this existing directory in place of a volume")
+	flags.StringVar(&cfg.Against, "against", "plain", "what the volume is compared with: plain (a directory) or unsealed (a volume without sealing)")
 	only := flags.String("only", "", "workloads, with commas: "+strings.Join(names(), ","))
 	flags.BoolVar(&cfg.All, "all", false, "extra workloads too")
 	flags.IntVar(&cfg.Rounds, "rounds", 3, "measurements of each workload on each side")
@@ -44,6 +46,9 @@ func parse(args []string) (Config, error) {
 		return cfg, err
 	}
 	cfg.Timed = time.Duration(*seconds * float64(time.Second))
+	if cfg.Against == "unsealed" {
+		cfg.Volume = "e2e/bench/sealing.yaml"
+	}
 	if *only != "" {
 		cfg.Only = strings.Split(*only, ",")
 	}
@@ -56,6 +61,9 @@ func (cfg Config) validate(rest []string) error {
 	}
 	if cfg.Rounds < 1 {
 		return fmt.Errorf("-rounds %d: at least 1", cfg.Rounds)
+	}
+	if cfg.Against != "plain" && cfg.Against != "unsealed" {
+		return fmt.Errorf("-against %q: plain or unsealed", cfg.Against)
 	}
 	if cfg.Timed < time.Second {
 		return fmt.Errorf("-seconds %v: at least 1", cfg.Timed.Seconds())

@@ -91,16 +91,23 @@ func (r *rig) status(ctx context.Context) (status, error) {
 	return st, json.Unmarshal(out, &st)
 }
 
-// mount is where the volume is. It refuses anything but a FUSE file system: two plain directories compare well.
-func (r *rig) mount(ctx context.Context) (string, error) {
+// mount is where the volume of that name is. It refuses anything but a FUSE file system: two plain directories compare well.
+func (r *rig) mount(ctx context.Context, name string) (string, error) {
 	st, err := r.status(ctx)
 	if err != nil {
 		return "", err
 	}
-	if len(st.Pods) == 0 || len(st.Pods[0].Volumes) == 0 {
-		return "", fmt.Errorf("remora status: no volume in %+v", st)
+	dir := ""
+	for _, pod := range st.Pods {
+		for _, v := range pod.Volumes {
+			if v.Name == name {
+				dir = v.Mount
+			}
+		}
 	}
-	dir := st.Pods[0].Volumes[0].Mount
+	if dir == "" {
+		return "", fmt.Errorf("remora status: no volume %q in %+v", name, st)
+	}
 	var fs unix.Statfs_t
 	if err := unix.Statfs(dir, &fs); err != nil {
 		return "", fmt.Errorf("statfs %s: %w", dir, err)
