@@ -9,43 +9,38 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/remora-storage/remora/dev/process"
 	"github.com/remora-storage/remora/webhook"
 )
 
-// command is how a sidecar is started.
-type command struct {
-	args []string // after the program
-	env  []string
-}
-
 // sidecarCommand turns the injected container into a command on this machine: paths of its mounts become paths in DIR, and the
 // downward API is resolved.
-func sidecarCommand(p *podSpec, l layout, uid, otlp string) (command, error) {
+func sidecarCommand(p *podSpec, l layout, uid, otlp string) (process.Command, error) {
 	i := slices.IndexFunc(p.template.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == webhook.ContainerName })
 	if i < 0 {
-		return command{}, fmt.Errorf("pod %s: injection gave it no container %q", p.title, webhook.ContainerName)
+		return process.Command{}, fmt.Errorf("pod %s: injection gave it no container %q", p.title, webhook.ContainerName)
 	}
 	c := p.template.Spec.InitContainers[i]
 	paths := pathsOf(p, l)
 	env := map[string]string{}
-	cmd := command{env: []string{"PATH=" + os.Getenv("PATH"), "HOME=/root"}}
+	cmd := process.Command{Env: []string{"PATH=" + os.Getenv("PATH"), "HOME=/root"}}
 	for _, e := range c.Env {
 		value, err := envValue(p, c, e, uid)
 		if err != nil {
-			return command{}, fmt.Errorf("pod %s: environment variable %s: %w", p.title, e.Name, err)
+			return process.Command{}, fmt.Errorf("pod %s: environment variable %s: %w", p.title, e.Name, err)
 		}
 		env[e.Name] = mapPaths(expandVars(value, env), paths)
-		cmd.env = append(cmd.env, e.Name+"="+env[e.Name])
+		cmd.Env = append(cmd.Env, e.Name+"="+env[e.Name])
 	}
 	if _, set := env[otlpVariable]; !set {
-		cmd.env = append(cmd.env, otlpVariable+"="+otlp)
+		cmd.Env = append(cmd.Env, otlpVariable+"="+otlp)
 	}
 	var words []string // the first word of a command is the program, and the image's entry point is the program alone
 	if len(c.Command) > 1 {
 		words = append(words, c.Command[1:]...)
 	}
 	for _, word := range append(words, c.Args...) {
-		cmd.args = append(cmd.args, mapPaths(expandVars(word, env), paths))
+		cmd.Args = append(cmd.Args, mapPaths(expandVars(word, env), paths))
 	}
 	return cmd, nil
 }

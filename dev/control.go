@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"sync"
@@ -26,6 +27,7 @@ const askLimit = 600 * time.Millisecond
 //
 //	GET  /status              status.Report
 //	POST /pods/{pod}/restart  nothing, when the pod serves again
+//	POST /pods/{pod}/upgrade  upgraded, when another binary serves the pod (?binary=PATH)
 //
 // An error is a JSON object with the key "error".
 func (s *supervisor) serveControl(ctx context.Context, work *sync.WaitGroup) error {
@@ -38,15 +40,11 @@ func (s *supervisor) serveControl(ctx context.Context, work *sync.WaitGroup) err
 		answer(w, http.StatusOK, s.report(r.Context()))
 	})
 	mux.HandleFunc("POST /pods/{pod}/restart", func(w http.ResponseWriter, r *http.Request) {
-		err := s.restart(r.Context(), r.PathValue("pod"))
-		switch {
-		case err == nil:
-			answer(w, http.StatusOK, struct{}{})
-		case errors.Is(err, errUnknownPod):
-			answer(w, http.StatusNotFound, failure{err.Error()})
-		default:
-			answer(w, http.StatusInternalServerError, failure{err.Error()})
-		}
+		answerPod(w, struct{}{}, s.restart(r.Context(), r.PathValue("pod")))
+	})
+	mux.HandleFunc("POST /pods/{pod}/upgrade", func(w http.ResponseWriter, r *http.Request) {
+		pause, err := s.upgrade(r.Context(), r.PathValue("pod"), r.URL.Query().Get("binary"))
+		answerPod(w, upgraded{pause}, err)
 	})
 	server := &http.Server{Handler: mux, BaseContext: func(net.Listener) context.Context { return ctx }, ReadHeaderTimeout: 10 * time.Second}
 	work.Go(func() {
@@ -59,6 +57,17 @@ func (s *supervisor) serveControl(ctx context.Context, work *sync.WaitGroup) err
 		_ = server.Shutdown(context.WithoutCancel(ctx)) // handlers end with ctx
 	})
 	return nil
+}
+
+func answerPod(w http.ResponseWriter, result any, err error) {
+	switch {
+	case err == nil:
+		answer(w, http.StatusOK, result)
+	case errors.Is(err, errUnknownPod):
+		answer(w, http.StatusNotFound, failure{err.Error()})
+	default:
+		answer(w, http.StatusInternalServerError, failure{err.Error()})
+	}
 }
 
 type failure struct {
@@ -118,9 +127,44 @@ func Status(ctx context.Context, dir string) (status.Report, error) {
 // RestartPod deletes and recreates a pod, named as in Status, and returns when it serves again.
 func RestartPod(ctx context.Context, dir, pod string) error {
 	if pod == "" || strings.Contains(pod, "/") {
-		return fmt.Errorf("pod %q: must be a name as `remora status` prints it, for example db-0", pod)
+		return badPodName(pod)
 	}
 	return callSupervisor(ctx, dir, http.MethodPost, "/pods/"+pod+"/restart", io.Discard)
+}
+
+// Upgrade lets another binary serve a pod, or all of them one after another, and reports each pause. An empty binary is the file
+// that now has the name of the running supervisor's.
+func Upgrade(ctx context.Context, dir, pod, binary string, report func(pod string, pause time.Duration)) error {
+	pods := []string{pod}
+	if pod == "" {
+		st, err := Status(ctx, dir)
+		if err != nil {
+			return err
+		}
+		pods = nil
+		for _, p := range st.Pods {
+			pods = append(pods, p.Name)
+		}
+	}
+	for _, pod := range pods {
+		if strings.Contains(pod, "/") {
+			return badPodName(pod)
+		}
+		var b bytes.Buffer
+		var u upgraded
+		if err := callSupervisor(ctx, dir, http.MethodPost, "/pods/"+pod+"/upgrade?"+url.Values{"binary": {binary}}.Encode(), &b); err != nil {
+			return err
+		}
+		if err := json.Unmarshal(b.Bytes(), &u); err != nil {
+			return fmt.Errorf("answer of the supervisor: %w", err)
+		}
+		report(pod, u.Pause)
+	}
+	return nil
+}
+
+func badPodName(pod string) error {
+	return fmt.Errorf("pod %q: must be a name as `remora status` prints it, for example db-0", pod)
 }
 
 func callSupervisor(ctx context.Context, dir, method, path string, to io.Writer) error {

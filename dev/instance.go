@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/remora-storage/remora/dev/process"
 	"github.com/remora-storage/remora/sidecar/session/holder"
 )
 
@@ -26,31 +27,29 @@ type instance struct {
 	served     sync.WaitGroup // the holder's server
 	looped     sync.WaitGroup // the loop and what it started
 
-	mu      sync.Mutex
-	serving map[string]bool // volumes that the present sidecar serves
-	pid     int             // of the present sidecar; 0 while none runs
-	started time.Time       // of the present or last sidecar
-	once    bool            // all volumes were served at some time
-	process bool            // all volumes were served by the present or last sidecar
-	leaving bool            // it is being unmounted
-	left    bool            // it is unmounted
+	mu       sync.Mutex
+	cmd      process.Command
+	serving  map[string]bool      // volumes that the present sidecar serves
+	unserved map[string]time.Time // volumes that were served and are not now: since when; an aborted one is not among them
+	away     time.Time            // since when not all volumes are served; zero while they are
+	history
 }
 
 // newInstance makes the mounts and the socket and starts the loop.
 func (p *pod) newInstance(ctx context.Context) (*instance, error) {
 	i := &instance{
-		pod: p, uid: newUID(), mounts: map[string]*holder.Mount{}, serving: map[string]bool{},
+		pod: p, uid: newUID(), mounts: map[string]*holder.Mount{}, serving: map[string]bool{}, unserved: map[string]time.Time{},
 		ready: make(chan struct{}), ended: make(chan struct{}),
 	}
-	cmd, err := sidecarCommand(&p.podSpec, p.s.layout, i.uid, p.s.otlp(p.title))
-	if err != nil {
+	want := p.wanted()
+	if err := i.setCommand(want); err != nil {
 		return nil, err
 	}
-	if err := p.makeDirs(); err != nil {
+	if err := p.makeDirs(want); err != nil {
 		return nil, err
 	}
 	server := holder.NewServer(holder.Config{Log: p.log, Notify: i.notify})
-	for _, v := range p.spec.Volumes {
+	for _, v := range want.spec.Volumes {
 		m, err := holder.Open(p.s.layout.mount(p.title, v.Name), holder.MountOptions{Volume: p.object(v.Name), AllowOther: true})
 		if err != nil {
 			return nil, errors.Join(err, i.closeMounts())
@@ -62,23 +61,36 @@ func (p *pod) newInstance(ctx context.Context) (*instance, error) {
 	if err != nil {
 		return nil, errors.Join(err, i.closeMounts())
 	}
-	i.run(ctx, server, l, cmd)
+	i.run(ctx, server, l)
 	return i, nil
 }
 
-func (p *pod) makeDirs() error {
+// setCommand is how sidecars are started from now on.
+func (i *instance) setCommand(want *podSpec) error {
+	cmd, err := sidecarCommand(want, i.s.layout, i.uid, i.s.otlp(i.title))
+	if err != nil {
+		return err
+	}
+	cmd.Args = append(cmd.Args, i.s.cfg.SidecarArgs...)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.cmd = cmd
+	return nil
+}
+
+func (p *pod) makeDirs(want *podSpec) error {
 	l := p.s.layout
 	errs := []error{
 		mkdir(filepath.Join(string(l), "pods", p.title), 0o755),
 		mkdir(l.disks(p.node, p.namespace), 0o700), mkdir(l.volumes(p.namespace), 0o700), mkdir(l.keys(p.namespace), 0o700), mkdir(l.run(p.title), 0o700),
 	}
-	for _, v := range p.spec.Volumes {
+	for _, v := range want.spec.Volumes {
 		errs = append(errs, mkdir(l.mount(p.title, v.Name), 0o755))
 	}
 	return errors.Join(errs...)
 }
 
-func (i *instance) run(ctx context.Context, server *holder.Server, l net.Listener, cmd command) {
+func (i *instance) run(ctx context.Context, server *holder.Server, l net.Listener) {
 	serverCtx, stopServer := context.WithCancel(ctx)
 	loopCtx, stopLoop := context.WithCancel(ctx)
 	i.stopServer, i.stopLoop = stopServer, stopLoop
@@ -87,90 +99,95 @@ func (i *instance) run(ctx context.Context, server *holder.Server, l net.Listene
 			i.log.Error("the holder's socket failed; restart the pod", "err", err)
 		}
 	})
-	i.looped.Go(func() { i.loop(loopCtx, cmd) })
+	i.looped.Go(func() { i.loop(loopCtx) })
 	i.looped.Go(func() { i.awaitReady(loopCtx) })
+	i.looped.Go(func() { i.watch(loopCtx) })
 }
 
 // loop runs sidecars until ctx is done, and then stops the last one.
-func (i *instance) loop(ctx context.Context, cmd command) {
+func (i *instance) loop(ctx context.Context) {
 	var wait backoff
 	for {
-		p, err := i.s.spawner.start(i.s.program(), cmd, i.sink)
+		p, err := i.launch()
 		if err != nil {
 			i.log.Error("cannot start the sidecar", "err", err)
-		} else {
-			i.began(p.pid)
-			if !i.awaitEnd(ctx, p) {
-				return
-			}
+		} else if !i.awaitEnd(ctx, p) {
+			return
 		}
-		pause := wait.next(i.history())
+		pause := wait.next(i.snapshot())
 		i.reportEnd(p, err, pause)
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(pause):
 		}
-		if i.history().left { // nothing to serve any more
+		if i.snapshot().left { // nothing to serve any more
 			<-ctx.Done()
 			return
 		}
 	}
 }
 
+// launch starts a sidecar.
+func (i *instance) launch() (*process.Process, error) {
+	program := i.sidecarProgram()
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	p, err := i.s.spawner.Start(program, i.cmd, i.sink)
+	if err != nil {
+		return nil, err
+	}
+	i.present, i.program, i.started, i.answered, i.process = p, program, time.Now(), time.Now(), false
+	return p, nil
+}
+
 // awaitEnd waits for the end of a sidecar; false if the loop was stopped and the sidecar with it.
-func (i *instance) awaitEnd(ctx context.Context, p *process) bool {
+func (i *instance) awaitEnd(ctx context.Context, p *process.Process) bool {
 	defer i.over()
 	select {
-	case <-p.done:
+	case <-p.Done:
 		return true
 	case <-ctx.Done():
-		if p.terminate(drainLimit) {
-			i.log.Warn("the sidecar did not end in time and was killed", "pid", p.pid, "limit", drainLimit)
-		} else if p.err != nil {
-			i.log.Warn("the sidecar did not end cleanly", "pid", p.pid, "err", p.err)
-		}
+		i.terminate(p)
 		return false
 	}
 }
 
-func (i *instance) reportEnd(p *process, err error, pause time.Duration) {
+// terminate lets a sidecar make everything durable and end.
+func (i *instance) terminate(p *process.Process) {
+	if p.Terminate(drainLimit) {
+		i.log.Warn("the sidecar did not end in time and was killed", "pid", p.PID, "limit", drainLimit)
+	} else if p.Err != nil {
+		i.log.Warn("the sidecar did not end cleanly", "pid", p.PID, "err", p.Err)
+	}
+}
+
+func (i *instance) reportEnd(p *process.Process, err error, pause time.Duration) {
 	if err != nil {
 		return // said already
 	}
-	h := i.history()
-	last := i.sink.takeLast()
+	h := i.snapshot()
+	last := i.sink.TakeLast()
 	if h.leaving {
 		return
 	}
 	how := "exit code 0"
-	if p.err != nil {
-		how = p.err.Error()
+	if p.Err != nil {
+		how = p.Err.Error()
 	}
-	if h.process {
-		i.log.Warn("the sidecar died; starting another one", "pid", p.pid, "err", how)
+	switch {
+	case h.process && h.swapping:
+		i.log.Info("the sidecar ended; starting the other one", "pid", p.PID)
+		return
+	case h.process:
+		i.log.Warn("the sidecar died; starting another one", "pid", p.PID, "err", how)
 		return
 	}
-	i.log.Error("the sidecar died before it served", "pid", p.pid, "err", how, "retry", pause.String())
+	i.log.Error("the sidecar died before it served", "pid", p.PID, "err", how, "retry", pause.String())
 	for _, line := range last {
-		i.s.console.print(fmt.Sprintf("%s |   %s\n", i.title, line))
+		i.s.console.Print(fmt.Sprintf("%s |   %s\n", i.title, line))
+		i.setLastSaid(line)
 	}
-}
-
-// notify hears from the holder what the sidecar does.
-func (i *instance) notify(e holder.Event) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.serving[e.Volume] = e.Kind == holder.Serving
-	for volume := range i.mounts {
-		if !i.serving[volume] {
-			return
-		}
-	}
-	if i.process = true; i.once {
-		i.log.Info("served again", "pid", e.PID, "after", time.Since(i.started).Round(time.Millisecond).String())
-	}
-	i.once = true
 }
 
 // awaitReady closes i.ready once every volume is served and the sidecar says that it is ready.
@@ -182,7 +199,7 @@ func (i *instance) awaitReady(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if i.history().process && i.s.ask(ctx, i.title, "/readyz", io.Discard) == nil {
+			if i.snapshot().process && i.s.ask(ctx, i.title, "/readyz", io.Discard) == nil {
 				close(i.ready)
 				return
 			}
@@ -190,34 +207,50 @@ func (i *instance) awaitReady(ctx context.Context) {
 	}
 }
 
-// history is a copy of what the loop decides by.
+// history is what the loop, the watch and an upgrade decide by.
 type history struct {
-	once, process, leaving, left bool
-	started                      time.Time
+	present  *process.Process // the sidecar; nil while none runs
+	program  string           // of the present or last sidecar
+	started  time.Time        // of the present or last sidecar
+	answered time.Time        // when the present sidecar last said something
+	lastSaid string           // by the last sidecar that died before it served
+	died     int              // sidecars that died before they served, since one served
+	swapping bool             // the sidecar is being exchanged
+	once     bool             // all volumes were served at some time
+	process  bool             // all volumes were served by the present or last sidecar
+	leaving  bool             // it is being unmounted
+	left     bool             // it is unmounted
 }
 
-func (i *instance) history() history {
+// snapshot is the history up to now.
+func (i *instance) snapshot() history {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return history{i.once, i.process, i.leaving, i.left, i.started}
-}
-
-func (i *instance) began(pid int) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.pid, i.started, i.process = pid, time.Now(), false
+	return i.history
 }
 
 func (i *instance) over() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.pid = 0
+	i.present = nil
+	if !i.process {
+		i.died++
+	}
+}
+
+func (i *instance) setLastSaid(line string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.lastSaid = line
 }
 
 func (i *instance) sidecarPID() int {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.pid
+	if i.present == nil {
+		return 0
+	}
+	return i.present.PID
 }
 
 // The pauses before a sidecar is started again.
@@ -225,7 +258,8 @@ const (
 	firstPause   = 500 * time.Millisecond // doubled at each death of a sidecar that never served
 	longestPause = 5 * time.Second
 	leavePause   = 200 * time.Millisecond // while unmounting, where an end is mostly the expected one
-	startApart   = 50 * time.Millisecond  // between two starts, once the pod has served
+	startApart   = 50 * time.Millisecond  // between two starts, once the pod has served; doubled at each death before it serves again
+	longestApart = time.Second
 )
 
 // backoff decides how long to wait after a sidecar's death. Programs wait on the mounts, so once a pod has served there is no
@@ -238,7 +272,8 @@ func (b *backoff) next(h history) time.Duration {
 		return leavePause
 	case h.once:
 		b.pause = 0
-		return max(0, startApart-time.Since(h.started))
+		apart := min(startApart<<min(max(h.died-1, 0), 10), longestApart)
+		return max(0, apart-time.Since(h.started))
 	}
 	b.pause = min(max(2*b.pause, firstPause), longestPause)
 	return b.pause

@@ -24,6 +24,7 @@ func (l layout) disks(node, ns string) string { return filepath.Join(string(l), 
 func (l layout) volumes(ns string) string     { return filepath.Join(string(l), "volumes", ns) }
 func (l layout) keys(ns string) string        { return filepath.Join(string(l), "keys", ns) }
 func (l layout) run(pod string) string        { return filepath.Join(string(l), "run", pod) }
+func (l layout) bin() string                  { return filepath.Join(string(l), "bin") }
 func (l layout) holder(pod string) string     { return filepath.Join(l.run(pod), "holder.sock") }
 func (l layout) sidecar(pod string) string    { return filepath.Join(l.run(pod), "sidecar.sock") }
 func (l layout) log(pod string) string        { return filepath.Join(string(l), "logs", pod+".log") }
@@ -95,9 +96,9 @@ func mkdir(path string, mode os.FileMode) error {
 
 // prepare makes the directories of DIR itself. Only pods is for everybody: unprivileged programs use the mounts.
 func (l layout) prepare() error {
-	var errs []error
+	errs := []error{os.RemoveAll(l.bin())} // upgrades end with the supervisor
 	for name, mode := range map[string]os.FileMode{
-		"pods": 0o755, "nodes": 0o700, "volumes": 0o700, "run": 0o700, "logs": 0o755, "traces": 0o755,
+		"pods": 0o755, "nodes": 0o700, "volumes": 0o700, "run": 0o700, "logs": 0o755, "traces": 0o755, "bin": 0o755,
 	} {
 		errs = append(errs, mkdir(filepath.Join(string(l), name), mode))
 	}

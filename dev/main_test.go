@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,12 +22,12 @@ import (
 	"github.com/remora-storage/remora/webhook"
 )
 
-// TestMain lets the test binary play the supervisor ("supervisor DIR READY-FILE MANIFEST") and, started by that, the sidecar.
+// TestMain lets the test binary play the supervisor ("supervisor DIR READY-FILE MANIFEST BUDGET") and, started by that, the sidecar.
 func TestMain(m *testing.M) {
 	var err error
 	switch role := append(os.Args, "")[1]; role {
 	case "supervisor":
-		err = supervise(os.Args[2], os.Args[3], os.Args[4])
+		err = supervise(os.Args[2], os.Args[3], os.Args[4], os.Args[5])
 	case "sidecar":
 		err = fakeSidecar(os.Args[2:])
 	default:
@@ -38,7 +39,11 @@ func TestMain(m *testing.M) {
 	}
 }
 
-func supervise(dir, ready, manifest string) error {
+func supervise(dir, ready, manifest, budget string) error {
+	hangBudget, err := time.ParseDuration(budget)
+	if err != nil {
+		return err
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
@@ -47,13 +52,16 @@ func supervise(dir, ready, manifest string) error {
 		return err
 	}
 	return Run(ctx, Config{
-		Workloads: injected.Workloads, Dir: dir, ReadyFile: ready,
+		Workloads: injected.Workloads, Dir: dir, ReadyFile: ready, HangBudget: hangBudget,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), Console: os.Stderr, Out: os.Stdout,
 	})
 }
 
 // fakeSidecar serves empty directories. A file "hold" in its disk directory makes it wait before it serves, "fail" makes it die.
 func fakeSidecar(args []string) error {
+	if slices.Contains(args, "--help") {
+		return nil
+	}
 	flags := map[string]string{}
 	var volumes []string
 	for _, arg := range args {

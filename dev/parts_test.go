@@ -2,7 +2,6 @@ package dev
 
 import (
 	"bytes"
-	"io"
 	"log/slog"
 	"path/filepath"
 	"testing"
@@ -90,10 +89,10 @@ func TestSidecarCommand(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{
 		"sidecar", "--listen=unix:/d/run/shop.db-0/sidecar.sock", "--disks=/d/nodes/node-0/shop", "--x=/remora/diskset", "--me=db-0$(X)$(Y)",
-	}, cmd.args)
+	}, cmd.Args)
 	require.Equal(t, []string{
 		"POD_NAME=db-0", "UID_=uid-1", "NODE=node-0", "A=c", "PATHS=/d/volumes/shop:/d/run/shop.db-0/x:/etc/remora/run", otlpVariable + "=file:/t",
-	}, cmd.env[2:])
+	}, cmd.Env[2:])
 
 	p.template.Spec.InitContainers[0].Env[0].ValueFrom = field("status.phase")
 	_, err = sidecarCommand(p, "/d", "uid-1", "")
@@ -110,6 +109,9 @@ func TestBackoff(t *testing.T) {
 	require.Equal(t, []time.Duration{500 * ms, 1000 * ms, 2000 * ms, 4000 * ms, 5000 * ms, 5000 * ms}, pauses)
 	require.Zero(t, b.next(history{once: true, started: time.Now().Add(-time.Second)}))
 	require.Positive(t, b.next(history{once: true, started: time.Now()}))
+	for died, want := range []time.Duration{50 * ms, 50 * ms, 100 * ms, 200 * ms, 400 * ms, 800 * ms, 1000 * ms, 1000 * ms} {
+		require.InDelta(t, want, b.next(history{once: true, started: time.Now(), died: died}), float64(40*ms), died)
+	}
 }
 
 func TestTable(t *testing.T) {
@@ -129,14 +131,4 @@ keeper-0  node-1  -    -          -        -      -     -                -
 	require.Equal(t, []string{"0", "1023", "1Ki", "1Mi", "16Ei"}, []string{
 		humanSize(0), humanSize(1023), humanSize(1024), humanSize(1<<20 - 1), humanSize(1<<64 - 1),
 	})
-}
-
-func TestConsoleNeverBlocks(t *testing.T) {
-	r, w := io.Pipe() // nobody reads
-	c := newConsole(w)
-	for range 5000 {
-		c.print("line\n")
-	}
-	go func() { _, _ = io.Copy(io.Discard, r) }()
-	c.close()
 }

@@ -1,6 +1,7 @@
 package dev
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -8,26 +9,29 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/remora-storage/remora/dev/process"
 )
 
 // pod is a pod that dev runs, over all its instances.
 type pod struct {
-	podSpec
-	s    *supervisor
-	log  *slog.Logger
-	sink *sink
+	podSpec // template and spec are read by wanted
+	s       *supervisor
+	log     *slog.Logger
+	sink    *process.Sink
 
 	life sync.Mutex // held while an instance is made or ended
 
 	mu      sync.Mutex
 	current *instance // nil before the first start and after the last stop
 	known   *answered // over all instances
+	binary  string    // what an upgrade has set; empty: what the supervisor runs
 }
 
 func newPod(s *supervisor, spec *podSpec) *pod {
 	return &pod{
 		podSpec: *spec, s: s, log: s.cfg.Log.With("pod", spec.title),
-		sink: &sink{path: s.layout.log(spec.title), prefix: spec.title, console: s.console},
+		sink: &process.Sink{Path: s.layout.log(spec.title), Prefix: spec.title, Console: s.console},
 	}
 }
 
@@ -42,6 +46,22 @@ func (p *pod) setInstance(i *instance) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.current = i
+}
+
+// wanted is what the manifests ask for.
+func (p *pod) wanted() *podSpec {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	spec := p.podSpec
+	return &spec
+}
+
+// sidecarProgram is what the next sidecar runs.
+func (p *pod) sidecarProgram() string {
+	p.mu.Lock()
+	binary := p.binary
+	p.mu.Unlock()
+	return cmp.Or(binary, p.s.program())
 }
 
 // start makes a new instance and returns without waiting for it.
@@ -79,7 +99,7 @@ func (p *pod) waitReady(ctx context.Context) error {
 			return ctx.Err()
 		case <-i.ended: // by restart-pod
 		case <-tick.C:
-			p.log.Info("still waiting for the sidecar to serve", "log", p.sink.path)
+			p.log.Info("still waiting for the sidecar to serve", "log", p.sink.Path)
 		}
 	}
 }
@@ -114,6 +134,9 @@ func (p *pod) replace(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if err := p.reload(ctx); err != nil {
+		return err
+	}
 	p.log.Info("restarting the pod")
 	i.unmount()
 	err := i.end()
@@ -125,4 +148,40 @@ func newUID() string {
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
 	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:16])
+}
+
+// reload reads the manifests again. A template that cannot be taken changes nothing.
+func (p *pod) reload(ctx context.Context) error {
+	want, err := p.s.reread(ctx, p.title)
+	if err != nil || want == nil {
+		return err
+	}
+	p.want(want)
+	return nil
+}
+
+// reloadRunning is reload for an instance that goes on: its mounts stay, so its volumes must, too.
+func (p *pod) reloadRunning(ctx context.Context, i *instance) error {
+	want, err := p.s.reread(ctx, p.title)
+	if err != nil || want == nil {
+		return err
+	}
+	same := len(want.spec.Volumes) == len(i.mounts)
+	for _, v := range want.spec.Volumes {
+		same = same && i.mounts[v.Name] != nil
+	}
+	if !same {
+		return fmt.Errorf("pod %s is as it was: the manifests give it other volumes now, which needs: remora dev restart-pod %s", p.title, p.title)
+	}
+	if err := i.setCommand(want); err != nil {
+		return err
+	}
+	p.want(want)
+	return nil
+}
+
+func (p *pod) want(spec *podSpec) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.template, p.spec = spec.template, spec.spec
 }

@@ -75,6 +75,11 @@ func (o *output) String() string {
 
 func start(t *testing.T, dir, manifest string) *running {
 	t.Helper()
+	return startWithBudget(t, dir, manifest, 0)
+}
+
+func startWithBudget(t *testing.T, dir, manifest string, budget time.Duration) *running {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to mount FUSE")
 	}
@@ -86,7 +91,7 @@ func start(t *testing.T, dir, manifest string) *running {
 		require.True(t, err == nil || errors.Is(err, syscall.ENOTDIR), err)
 	})
 	r := &running{t: t, dir: dir, ready: filepath.Join(t.TempDir(), "ready"), out: &output{}}
-	r.cmd = exec.Command("/proc/self/exe", "supervisor", dir, r.ready, manifest)
+	r.cmd = exec.Command("/proc/self/exe", "supervisor", dir, r.ready, manifest, budget.String())
 	r.cmd.Stdout, r.cmd.Stderr = r.out, r.out
 	r.cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
 	r.cmd.WaitDelay = time.Second
@@ -168,6 +173,14 @@ func (r *running) pid(name string, before int) (pid int) {
 
 // look looks at a mount, from another process. Its root is inode 1, unlike any directory of the disk.
 func (r *running) look(pod string) error {
+	out, err := r.stat(pod)
+	if err != nil || out != "1\n" {
+		return fmt.Errorf("%s: %w", out, err)
+	}
+	return nil
+}
+
+func (r *running) stat(pod string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "stat", "-c", "%i", filepath.Join(r.dir, "pods", pod, "data"))
@@ -176,10 +189,7 @@ func (r *running) look(pod string) error {
 		return errors.Join(err, cmd.Process.Kill())
 	}
 	out, err := cmd.CombinedOutput()
-	if err != nil || string(out) != "1\n" {
-		return fmt.Errorf("%s: %w", out, err)
-	}
-	return nil
+	return string(out), err
 }
 
 func mountsBelow(t *testing.T, dir string) (found []string) {

@@ -4,25 +4,28 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 
+	"github.com/remora-storage/remora/dev/process"
 	"github.com/remora-storage/remora/sidecar/session/holder"
 )
 
 // supervisor is a running `remora dev`.
 type supervisor struct {
-	cfg     Config
-	layout  layout
-	lock    *os.File
-	spawner *spawner
-	console *console
-	groups  [][]*pod // by workload
-	ordered []bool   // of groups
-	exe     string   // this binary's path
+	cfg      Config
+	layout   layout
+	lock     *os.File
+	spawner  *process.Spawner
+	console  *process.Console
+	groups   [][]*pod      // by workload
+	ordered  []bool        // of groups
+	exe      string        // this binary's path
+	stopping chan struct{} // closed when Run begins to stop
 }
 
 // Run runs the workloads until ctx is done, and returns nil if everything was stopped cleanly. It returns early when something
@@ -51,6 +54,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	})
 	<-ctx.Done()
 	s.cfg.Log.Info("stopping")
+	close(s.stopping)
 	s.removeReadyFile()
 	stopErr := s.stopAll()
 	work.Wait()
@@ -63,7 +67,7 @@ func open(ctx context.Context, cfg Config) (*supervisor, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &supervisor{cfg: cfg, layout: l, lock: lock}
+	s := &supervisor{cfg: cfg, layout: l, lock: lock, stopping: make(chan struct{})}
 	s.exe, _ = os.Executable()
 	if err := s.checkReadyFile(); err != nil {
 		lock.Close()
@@ -103,7 +107,7 @@ func (s *supervisor) place(ctx context.Context) error {
 	if err := placed.save(s.layout.placement()); err != nil {
 		return unusable(s.cfg.Dir, err)
 	}
-	s.spawner, s.console = newSpawner(), newConsole(s.cfg.Console)
+	s.spawner, s.console = process.NewSpawner(), process.NewConsole(s.cfg.Console)
 	for _, g := range groups {
 		var pods []*pod
 		for _, spec := range g.pods {
@@ -115,8 +119,8 @@ func (s *supervisor) place(ctx context.Context) error {
 }
 
 func (s *supervisor) close() error {
-	s.spawner.close()
-	s.console.close()
+	s.spawner.Close()
+	s.console.Close()
 	return s.lock.Close()
 }
 
@@ -249,14 +253,50 @@ func each(instances []*instance, do func(*instance)) {
 
 // restart restarts the pod of that title.
 func (s *supervisor) restart(ctx context.Context, title string) error {
+	p, err := s.pod(title)
+	if err != nil {
+		return err
+	}
+	return p.restart(ctx)
+}
+
+// pod finds the pod of that title.
+func (s *supervisor) pod(title string) (*pod, error) {
 	var known []string
 	for _, p := range s.pods() {
 		if p.title == title {
-			return p.restart(ctx)
+			return p, nil
 		}
 		known = append(known, p.title)
 	}
-	return fmt.Errorf("%w %q; there are: %s", errUnknownPod, title, strings.Join(known, ", "))
+	return nil, fmt.Errorf("%w %q; there are: %s", errUnknownPod, title, strings.Join(known, ", "))
 }
 
 var errUnknownPod = errors.New("unknown pod")
+
+// reread finds the pod in the manifests as they are now; nil if they cannot change.
+func (s *supervisor) reread(ctx context.Context, title string) (*podSpec, error) {
+	if s.cfg.Reload == nil {
+		return nil, nil
+	}
+	workloads, err := s.cfg.Reload()
+	if err != nil {
+		return nil, fmt.Errorf("pod %s is as it was, since the manifests cannot be used any more: %w", title, err)
+	}
+	placed, err := loadPlacement(s.layout.placement())
+	if err != nil {
+		return nil, err
+	}
+	groups, err := expand(workloads, s.cfg.Nodes, placed, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, err
+	}
+	for _, g := range groups {
+		for _, p := range g.pods {
+			if p.title == title {
+				return p, checkSizes(ctx, []group{{pods: []*podSpec{p}}}, s.layout)
+			}
+		}
+	}
+	return nil, fmt.Errorf("pod %s is not in the manifests any more: put it back, or stop remora dev and start it again", title)
+}

@@ -32,6 +32,7 @@ type Config struct {
 	Holder       string        // unix:PATH of who holds the mounts
 	Listen       string        // unix:PATH or HOST:PORT of /readyz, /status and /metrics
 	OTLP         string        // endpoint for spans; empty: none
+	NoResend     bool          // behave as on a kernel without FUSE_NOTIFY_RESEND; for tests
 	SegmentBytes int64         // of a new journal; 0 means 16 MiB
 	Logger       *slog.Logger  // required
 

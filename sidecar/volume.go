@@ -98,7 +98,7 @@ func stateOf(err error) string {
 func (v *volume) openLog(ctx context.Context) error {
 	// The connection comes first: its session decides which answers and open files of an earlier process still count.
 	var err error
-	if v.client, err = holder.Attach(ctx, strings.TrimPrefix(v.s.cfg.Holder, "unix:"), v.spec.Name); err != nil {
+	if v.client, err = v.attach(ctx); err != nil {
 		return fmt.Errorf("attach to the mount: %w", err)
 	}
 	replica, disk, err := v.claim(ctx)
@@ -110,6 +110,21 @@ func (v *volume) openLog(ctx context.Context) error {
 		return errors.Join(err, replica.Close())
 	}
 	return v.own(ctx)
+}
+
+// attach takes the mount from its holder. One that cannot be taken over is made anew: a new session, of which the kernel knows nothing.
+func (v *volume) attach(ctx context.Context) (*holder.Client, error) {
+	path := strings.TrimPrefix(v.s.cfg.Holder, "unix:")
+	c, err := holder.Attach(ctx, path, v.spec.Name)
+	if err != nil || c.State != holder.Ready || session.CanTakeOver(c.Reply) {
+		return c, err
+	}
+	v.s.cfg.Logger.Error("the kernel cannot send again what an earlier sidecar had read (no FUSE_NOTIFY_RESEND, Linux 6.9): mounting anew; "+
+		"programs that have files open there get ENOTCONN and must be restarted", "volume", v.object.Name)
+	if err := errors.Join(c.Lost(), c.Close()); err != nil {
+		return nil, err
+	}
+	return holder.Attach(ctx, path, v.spec.Name)
 }
 
 // own opens our epoch and the file system.
@@ -157,7 +172,7 @@ func (v *volume) ownerRecord() (*record.Record, error) {
 func (v *volume) mount(context.Context) error {
 	var err error
 	v.session, err = session.Start(session.Config{
-		FD: v.client.FD, Connection: v.client, Init: v.client.Init, Reply: v.client.Reply,
+		FD: v.client.FD, Connection: v.client, Init: v.client.Init, Reply: v.client.Reply, NoResend: v.s.cfg.NoResend,
 		Volume: v.object.Name, Trace: v.trace, Logger: v.s.cfg.Logger,
 	}, v.fs)
 	return err

@@ -49,6 +49,8 @@ func sidecarCommand() *cobra.Command {
 	f.StringVar(&cfg.Keys, "keys", "", "where the volumes' keys are: file:DIR")
 	f.StringVar(&cfg.Holder, "holder", "", "who holds the mounts: unix:PATH")
 	f.StringVar(&cfg.Listen, "listen", "", "address of /readyz, /status and /metrics: unix:PATH or HOST:PORT")
+	f.BoolVar(&cfg.NoResend, "no-resend", false, "behave as on a kernel without FUSE_NOTIFY_RESEND (before 6.9)")
+	_ = f.MarkHidden("no-resend") // for tests; it fails only for a flag that is not there
 	f.String("mounts", "", "directory in which privileged mode mounts")
 	f.StringVar(&logFormat, "log-format", "text", "text or json")
 	return c

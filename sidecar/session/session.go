@@ -52,6 +52,7 @@ type Config struct {
 	FD          int // of /dev/fuse, blocking
 	Connection  Connection
 	Init, Reply []byte // of an earlier process; nil if the kernel waits for its first answer
+	NoResend    bool   // do not ask for HAS_RESEND: as on a kernel before 6.9
 	Volume      string
 	Trace       *telemetry.VolumeRecorder
 	Logger      *slog.Logger
@@ -73,6 +74,10 @@ type Session struct {
 	err      error
 }
 
+// CanTakeOver tells whether a connection whose INIT was answered like that can be served by a successor. Without HAS_RESEND, the
+// requests that the predecessor had read would never be answered: the mount must be made anew.
+func CanTakeOver(reply []byte) bool { return replyFlags(reply)&fuse.CAP_HAS_RESEND != 0 }
+
 // ErrOtherFlags: the connection was negotiated by a program that asked for other things. It cannot be taken over, only made anew.
 var ErrOtherFlags = errors.New("the FUSE connection was negotiated by another version of the program: restart the pod to mount anew")
 
@@ -83,6 +88,9 @@ func Start(cfg Config, fs *cachefs.FS) (*Session, error) {
 		MaxWrite: maxRequest, MaxReadAhead: maxRequest, MaxBackground: 64, ExplicitDataCacheControl: true,
 		ExtraCapabilities: capabilities, EnableSymlinkCaching: true,
 		Logger: log.New(logWriter{cfg.Logger}, "", 0),
+	}
+	if cfg.NoResend {
+		s.opts.ExtraCapabilities &^= fuse.CAP_HAS_RESEND
 	}
 	var first *worker
 	var err error
@@ -157,7 +165,7 @@ func (s *Session) checkFlags(reply []byte) {
 		what string
 	}{
 		{fuse.CAP_HANDLE_KILLPRIV_V2, "HANDLE_KILLPRIV_V2: every write costs one more request"},
-		{fuse.CAP_HAS_RESEND, "HAS_RESEND: requests in flight fail when the sidecar dies"},
+		{fuse.CAP_HAS_RESEND, "HAS_RESEND (Linux 6.9): when the sidecar dies, the volume is mounted anew, and programs with open files get errors"},
 		{fuse.CAP_NO_OPEN_SUPPORT, "NO_OPEN_SUPPORT: every open costs a request"},
 	} {
 		if out&want.flag == 0 {

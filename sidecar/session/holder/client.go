@@ -145,8 +145,8 @@ func (c *Client) StoreInit(init, reply []byte) error {
 // before the next request is read.
 func (c *Client) Ready() error { return c.call(request{Op: "ready"}) }
 
-// Lost says that the kernel has ended the connection: a read of FD gave ENODEV though nobody stopped this process. Attach again,
-// after Close, to get a new mount; programs see the old one's end.
+// Lost says that nobody can serve the connection any more: a read of FD gave ENODEV though nobody stopped this process, or the kernel
+// cannot send requests again. Attach again, after Close, to get a new mount; programs see the old one's end.
 func (c *Client) Lost() error { return c.call(request{Op: "lost"}) }
 
 func (c *Client) call(r request) error {

@@ -26,8 +26,8 @@
 // whether INIT was read or answered. Nobody was served through it either, so the server aborts it and mounts again, with a new
 // session ID, before it answers the next "attach".
 //
-// "lost" says that the kernel has ended the connection (a read gave ENODEV), because somebody unmounted or aborted it. The next
-// "attach" gets a new mount then, too.
+// "lost" says that the connection cannot be served any more: the kernel has ended it (a read gave ENODEV), because somebody unmounted
+// or aborted it, or it cannot send again what a predecessor had read (no NOTIFY_RESEND). The next "attach" gets a new mount then, too.
 //
 // Lock order: Server.mu, then Mount.mu.
 package holder

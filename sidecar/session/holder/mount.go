@@ -151,10 +151,11 @@ func (m *Mount) State() State {
 }
 
 // Abort ends the connection: every waiting call of a program gets ECONNABORTED or ENOTCONN, for good. The mount stays in the
-// tree.
+// tree until the next sidecar attaches, which gets a new one.
 func (m *Mount) Abort() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.lost = true
 	return m.abortLocked()
 }
 

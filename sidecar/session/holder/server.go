@@ -193,7 +193,7 @@ func (s *Server) attach(ctx context.Context, c *conn, volume string) error {
 	}
 	remade, err := m.send(c.UnixConn)
 	if remade {
-		s.cfg.Log.Info("mounted anew: the last connection was ended from outside, or its sidecar died before it answered INIT",
+		s.cfg.Log.Info("mounted anew: the last connection was ended from outside, could not be taken over, or its sidecar died before it answered INIT",
 			"volume", volume, "mount", m.Target())
 	}
 	if err != nil {
