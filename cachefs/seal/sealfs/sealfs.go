@@ -139,8 +139,8 @@ func (f *FS) reader(file vfs.File, name string) (*reader, error) {
 		// The store keeps no WAL, but Pebble makes its file, and never syncs it: a power cut may leave the size and not the header.
 		return &reader{File: file}, nil
 	}
-	if [8]byte(head[:8]) != magic || head[8] != 1 {
-		return nil, fmt.Errorf("%w: header %x", ErrDamaged, head[:9])
+	if [8]byte(head[:8]) != magic || binary.LittleEndian.Uint64(head[8:]) != 1 { // version 1, and zeros
+		return nil, fmt.Errorf("%w: header %x", ErrDamaged, head[:16])
 	}
 	r := &reader{File: file}
 	if r.aead, err = f.keys.File(head[16:]); err != nil {

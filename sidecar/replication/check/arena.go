@@ -39,6 +39,9 @@ func (c *content) arena() error {
 // run checks a run of blocks: as a whole, and block by block if that fails.
 func (c *content) run(id record.BlobID, b *blob, first, n uint32, buf []byte) {
 	c.result.Blocks += int(n)
+	for i := first; c.disk.cfg.OnBlock != nil && i < first+n; i++ {
+		c.disk.cfg.OnBlock(store.BlockOffset(b.slot, i))
+	}
 	if c.read(id, first, n, buf) == nil {
 		return
 	}

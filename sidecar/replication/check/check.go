@@ -13,10 +13,11 @@ import (
 
 // Config of a check.
 type Config struct {
-	FS          disk.FS // nil: the real one
-	Dir         string  // of a replica, a disk directory, a tenant on a node, a node, or remora dev
-	KeyDir      string  // of key files, KeyDir/<tenant>/<volume>.key or KeyDir/<volume>.key; empty: that of the remora dev directory
-	MaxFindings int     // of a replica or disk directory, beyond which they are only counted; 0 means 1000
+	FS          disk.FS            // nil: the real one
+	Dir         string             // of a replica, a disk directory, a tenant on a node, a node, or remora dev
+	KeyDir      string             // of key files, KeyDir/<tenant>/<volume>.key or KeyDir/<volume>.key; empty: that of the remora dev directory
+	OnBlock     func(offset int64) // is told of every block in use, by its place in the arena; may be nil
+	MaxFindings int                // of a replica or disk directory, beyond which they are only counted; 0 means 1000
 }
 
 func (c Config) withDefaults() Config {

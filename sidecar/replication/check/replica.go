@@ -69,7 +69,7 @@ func (r *replicaCheck) run(ctx context.Context, id diskdir.ID) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
-	if err := r.tables(ctx); err != nil {
+	if err := errors.Join(r.manifest(), r.tables(ctx)); err != nil {
 		return err
 	}
 	if replay && !(r.history() && r.replay(ctx)) {

@@ -70,15 +70,11 @@ type scope struct {
 	report *Report
 	dir    string
 	left   int // findings that may still be added
-	before int // findings of other scopes
 }
 
 func (c *checker) scope(dir string) *scope {
-	return &scope{report: c.out, dir: dir, left: c.cfg.MaxFindings, before: len(c.out.Findings) + c.out.Omitted}
+	return &scope{report: c.out, dir: dir, left: c.cfg.MaxFindings}
 }
-
-// bad tells whether this scope has found something.
-func (s *scope) bad() bool { return len(s.report.Findings)+s.report.Omitted > s.before }
 
 func (s *scope) find(path, what, where, format string, args ...any) {
 	if s.left == 0 {

@@ -2,16 +2,17 @@ package journal
 
 // Summary is what Scan found.
 type Summary struct {
-	Segments  int    // that count
-	Free      int    // segment files that wait for use, the prepared one among them
-	Frames    int    // that count
-	Start     LSN    // where the first of them starts or would start
-	From      LSN    // what Journal.Start would say: no frame that was appended at or above it, and counts, is missing
-	End       LSN    // where the last of them ends
-	Next      LSN    // where Open would go on
-	SyncedEnd LSN    // everything below must verify: the highest synced end that is named
-	Stray     int    // frames that verify and do not count: behind the end of the log, or in a torn tail of an earlier life
-	Stopped   string // what was found at End
+	Segments  int      // that count
+	Free      int      // segment files that wait for use, the prepared one among them
+	Frames    int      // that count
+	Start     LSN      // where the first of them starts or would start
+	From      LSN      // what Journal.Start would say: no frame that was appended at or above it, and counts, is missing
+	End       LSN      // where the last of them ends
+	Next      LSN      // where Open would go on
+	SyncedEnd LSN      // everything below must verify: the highest synced end that is named
+	Stray     int      // frames that verify and do not count: behind the end of the log, or in a torn tail of an earlier life
+	Stopped   string   // what was found at End
+	BadCopies []string // segments that were synced, and whose copy of the header does not verify: Open does not need it
 }
 
 // Scan visits the frames of the log in order, as Open does, and changes nothing. The journal must not be open. Errors are those
@@ -36,6 +37,11 @@ func Scan(o Options, visit func(Frame) error) (Summary, error) {
 	}
 	sum.Next = w.o.firstFrame(w.files[0].seq + uint64(sum.Segments))
 	sum.From = sum.Next
+	for _, s := range w.files[:sum.Segments] {
+		if s.headOK && !s.copyOK && w.witness > w.o.firstFrame(s.seq) {
+			sum.BadCopies = append(sum.BadCopies, s.name)
+		}
+	}
 	if sum.Segments > 0 {
 		sum.Start = w.o.firstFrame(w.files[0].seq)
 		sum.From = sum.Start
