@@ -14,6 +14,9 @@ RUN ?=
 BENCH ?=
 # How long `make fuzz` stays with each target.
 FUZZTIME ?= 10s
+# How many crash points `make crash` tries.
+POINTS ?= 100000
+SEED ?=
 # The vulnerability database of `make check`, for machines that do not reach the public one: VULNDB=file:///srv/vulndb
 VULNDB ?=
 # How long one package's tests may take.
@@ -24,7 +27,7 @@ ifneq ($(shell git status --porcelain >/dev/null 2>&1 && echo yes),yes)
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 endif
 
-.PHONY: help build dev test check bench fuzz clean
+.PHONY: help build dev test check bench crash fuzz clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|' 2>/dev/null || \
@@ -52,6 +55,9 @@ bench: ## compare a volume with a plain directory of the same disk, and with an 
 	go build -o bin/bench ./e2e/bench
 	bin/bench $(BENCH)
 	@[ -n '$(BENCH)' ] || bin/bench -against unsealed -only w1,w2,w4,w5 -json bin/bench-sealing.json
+
+crash: ## crash random histories at POINTS points of a simulated disk (SEED= repeats one)
+	go test ./sidecar/replication -run '^TestCrashPoints$$' -v -count=1 -timeout 24h -points $(POINTS) $(if $(SEED),-seed $(SEED))
 
 fuzz: ## every fuzz target for FUZZTIME each
 	@scripts/fuzz $(FUZZTIME)

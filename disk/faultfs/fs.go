@@ -2,8 +2,9 @@
 // per name, so an Image of it can be what a power cut, or the death of the process, would have left at that very moment; its calls can
 // be counted, refused with any error, torn, or answered without being done; it can be full; and its bits can rot.
 //
-// It promises the worst that POSIX allows: nothing is durable before a sync of its file (content, size) or directory (names), what is
-// not synced reaches the disk in any order or not at all, and what a failed sync did not write is forgotten: the pages read as
+// It promises nearly the worst that POSIX allows: nothing is durable before a sync of its file (content, size) or directory (names),
+// what is not synced reaches the disk in any order or not at all (but changes of the names in one directory keep their order, as on
+// every file system with a journal: Pebble's markers need that), and what a failed sync did not write is forgotten: the pages read as
 // written, a later sync succeeds, and a power cut shows that they are not there (I8).
 package faultfs
 

@@ -17,8 +17,8 @@ const (
 	LoseAll                  // nothing
 	KeepAll                  // everything
 	TornLast                 // everything but the last write, of which a part
-	SomeSectors              // any sectors and any changes of names
-	SomeBlocks               // any blocks of 4 KiB and a first part of the changes of names, as a journaling file system does
+	SomeSectors              // any sectors, and of each directory a first part of the changes of its names
+	SomeBlocks               // any blocks of 4 KiB, and a first part of all changes of names, as a journaling file system does
 	Cuts
 )
 
@@ -109,19 +109,21 @@ func (c *copier) fill(to, from map[string]*node) {
 // names are those of a directory after a power cut.
 func (c *copier) names(n *node) map[string]*node {
 	names := maps.Clone(n.diskNames)
-	for _, p := range n.pending {
-		switch c.cut {
-		case LoseAll:
-			continue
-		case SomeSectors:
-			if c.rng.IntN(100) >= c.keep {
-				continue
-			}
-		case SomeBlocks:
-			if p.at > c.until {
-				continue
+	first := n.pending
+	switch c.cut {
+	case LoseAll:
+		first = nil
+	case SomeSectors:
+		first = first[:c.rng.IntN(len(first)+1)]
+	case SomeBlocks:
+		for i := range first {
+			if first[i].at > c.until {
+				first = first[:i]
+				break
 			}
 		}
+	}
+	for _, p := range first {
 		change(names, p)
 	}
 	return names

@@ -2,6 +2,7 @@ package replicationtest
 
 import (
 	"math/rand/v2"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -23,11 +24,18 @@ type History struct {
 	acknowledged bool // the last step was an fsync
 	planning     bool // there is no machine: see TryStep
 	notes        *notebook
+
+	// For whoever takes an image of the disk while steps run: states whose operation has begun, is answered, is durable.
+	begun, answered, durable atomic.Int64
 }
 
 // NewHistory starts with an empty volume on a new node in the directory root of fs.
 func NewHistory(t testing.TB, rng *rand.Rand, fs disk.FS, root string) *History {
-	h := &History{Machine: newMachine(t, rng, fs, root), model: newModel()}
+	return newHistory(t, rng, fs, root, usual)
+}
+
+func newHistory(t testing.TB, rng *rand.Rand, fs disk.FS, root string, tuning Tuning) *History {
+	h := &History{Machine: newMachine(t, rng, fs, root, tuning), model: newModel()}
 	h.states = []string{h.model.String()}
 	return h
 }

@@ -4,7 +4,6 @@ package replicationtest
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
@@ -34,18 +33,64 @@ type Machine struct {
 	epoch   record.Epoch
 	key     []byte // of the volume; nil: sealing is off
 
-	nonceMu sync.Mutex
-	nonces  map[usedNonce]bool
+	ledger *ledger
+	tuning Tuning
 
 	disk  *replication.Disk
 	group *replication.Group
 	vol   *cachefs.FS
 }
 
+// Tuning makes a machine small, so that little work sets everything in motion.
+type Tuning struct {
+	SegmentBytes, CheckpointBytes int64
+	MemTableBytes                 uint64
+	MaxDelay                      time.Duration
+}
+
+// usual is what most histories run with.
+var usual = Tuning{SegmentBytes: 4 << 20, CheckpointBytes: 1 << 20, MemTableBytes: 64 << 10, MaxDelay: time.Millisecond}
+
+// ledger is what all machines of a history share, whichever crash they go on from: no epoch and no nonce is used twice.
+type ledger struct {
+	t      testing.TB
+	mu     sync.Mutex
+	epoch  record.Epoch
+	nonces map[usedNonce]bool
+}
+
+func newLedger(t testing.TB) *ledger { return &ledger{t: t, nonces: map[usedNonce]bool{}} }
+
 // usedNonce is a nonce and the subkey that it was used with.
 type usedNonce struct {
 	incarnation record.Incarnation
 	nonce       [12]byte
+}
+
+// next is a new epoch.
+func (l *ledger) next(known record.Epoch) record.Epoch {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.epoch = max(l.epoch, known) + 1
+	return l.epoch
+}
+
+// use fails the test when a nonce was used before.
+func (l *ledger) use(i record.Incarnation, nonce [12]byte) {
+	n := usedNonce{i, nonce}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.nonces[n] {
+		l.t.Errorf("nonce %x of incarnation %d is used twice", nonce, i)
+	}
+	l.nonces[n] = true
+}
+
+// Nonces is how many nonces were used, each once.
+func (m *Machine) Nonces() int {
+	m.ledger.mu.Lock()
+	defer m.ledger.mu.Unlock()
+	return len(m.ledger.nonces)
 }
 
 // keys are the volume's, which fail the test when a nonce is used twice.
@@ -55,14 +100,7 @@ func (m *Machine) keys() *seal.Keys {
 	}
 	k, err := seal.New(m.key, "tenant")
 	require.NoError(m.t, err)
-	k.Audit = func(i record.Incarnation, nonce [12]byte) {
-		m.nonceMu.Lock()
-		defer m.nonceMu.Unlock()
-		if m.nonces[usedNonce{i, nonce}] {
-			m.t.Errorf("nonce %x of incarnation %d is used twice", nonce, i)
-		}
-		m.nonces[usedNonce{i, nonce}] = true
-	}
+	k.Audit = m.ledger.use
 	return k
 }
 
@@ -90,8 +128,8 @@ func (r rngReader) Read(b []byte) (int, error) {
 const session = 77
 
 // newMachine makes a node in the directory root, which must be there.
-func newMachine(t testing.TB, rng *rand.Rand, fs disk.FS, root string) *Machine {
-	m := &Machine{t: t, fs: fs, root: root, rng: rng, nonces: map[usedNonce]bool{}}
+func newMachine(t testing.TB, rng *rand.Rand, fs disk.FS, root string, tuning Tuning) *Machine {
+	m := &Machine{t: t, fs: fs, root: root, rng: rng, tuning: tuning, ledger: newLedger(t)}
 	if rng.IntN(4) > 0 { // most volumes are sealed
 		m.key = make([]byte, seal.KeySize)
 		_, _ = rngReader{rng}.Read(m.key)
@@ -103,8 +141,9 @@ func newMachine(t testing.TB, rng *rand.Rand, fs disk.FS, root string) *Machine 
 // Start opens everything, as a sidecar does.
 func (m *Machine) Start(format bool) {
 	random := &lockedReader{r: rngReader{rand.New(rand.NewPCG(m.rng.Uint64(), 2))}}
-	logger := slog.New(slog.NewTextHandler(io.Discard, nil))
-	dir, err := diskdir.Open(m.fs, filepath.Join(m.root, "disk-0"), "tenant", 4<<20, random)
+	logger := slog.New(slog.DiscardHandler)
+	m.disk, m.group, m.vol = nil, nil, nil
+	dir, err := diskdir.Open(m.fs, filepath.Join(m.root, "disk-0"), "tenant", m.tuning.SegmentBytes, random)
 	require.NoError(m.t, err)
 	var replica *diskdir.Replica
 	if format {
@@ -115,15 +154,15 @@ func (m *Machine) Start(format bool) {
 		replica, err = dir.OpenReplica(m.replica)
 	}
 	require.NoError(m.t, err)
-	m.disk, err = replication.OpenDisk(replication.Config{FS: m.fs, Rand: random, Logger: logger, CheckpointBytes: 1 << 20, MaxDelay: time.Millisecond,
-		MemTableBytes: 64 << 10}, dir)
+	m.disk, err = replication.OpenDisk(replication.Config{FS: m.fs, Rand: random, Logger: logger, CheckpointBytes: m.tuning.CheckpointBytes,
+		MaxDelay: m.tuning.MaxDelay, MemTableBytes: m.tuning.MemTableBytes}, dir)
 	require.NoError(m.t, err)
 	keys := m.keys()
 	m.group, err = m.disk.OpenGroup(replication.GroupConfig{Replica: replica, Keys: keys, Logger: logger})
 	require.NoError(m.t, err)
 	_, err = m.group.Recover(m.t.Context())
 	require.NoError(m.t, err)
-	m.epoch++
+	m.epoch = m.ledger.next(m.epoch)
 	name := record.Name{Epoch: m.epoch, Incarnation: record.Incarnation(m.epoch)}
 	salt := make([]byte, 8+seal.SaltSize)
 	_, _ = random.Read(salt[8:])
@@ -136,9 +175,16 @@ func (m *Machine) Start(format bool) {
 
 // Stop ends what runs on the disk that was lost, without looking at errors.
 func (m *Machine) Stop() {
-	m.vol.Close()
-	_ = m.group.Close(context.Background())
-	_ = m.disk.Close()
+	if m.vol != nil {
+		m.vol.Close()
+	}
+	if m.group != nil {
+		_ = m.group.Close(context.Background())
+	}
+	if m.disk != nil {
+		_ = m.disk.Close()
+	}
+	m.vol, m.group, m.disk = nil, nil, nil
 }
 
 // Volume is the file system.

@@ -90,6 +90,16 @@ func (n *Notes) Started() int64 {
 	return -1
 }
 
+// Recovered is the position at which the volume was there again, if the history went on from a crash; else 0.
+func (n *Notes) Recovered() int64 {
+	for _, x := range n.notes {
+		if x.Found != nil {
+			return x.At
+		}
+	}
+	return 0
+}
+
 // Answered is the last state that was answered; it must be there after the death of the process.
 func (n *Notes) Answered() (state int) {
 	for _, x := range n.notes {
@@ -115,7 +125,7 @@ const End = math.MaxInt64
 
 // History is the history as it was at a position. It is not started: Recover does that.
 func (n *Notes) History(t testing.TB, rng *rand.Rand, at int64) *History {
-	h := &History{Machine: &Machine{t: t, rng: rng, nonces: map[usedNonce]bool{}}, model: newModel()}
+	h := &History{Machine: &Machine{t: t, rng: rng, tuning: usual, ledger: newLedger(t)}, model: newModel()}
 	for _, x := range n.notes {
 		switch {
 		case x.At > at:
@@ -167,17 +177,21 @@ func (h *History) noteMachine(epoch record.Epoch) {
 
 func (h *History) noteState(s string) {
 	h.states = append(h.states, s)
+	h.begun.Store(int64(len(h.states) - 1))
 	h.notes.write(h.t, note{At: h.notes.at(), State: &s})
 }
 
 // noteFound says that the volume was opened again and has the last state, and no other behind it.
 func (h *History) noteFound() {
 	last := len(h.states) - 1
+	h.begun.Store(int64(last))
+	h.answered.Store(int64(last))
 	h.notes.write(h.t, note{At: h.notes.at(), Found: &last})
 	h.noteSynced(last)
 }
 
 func (h *History) noteSynced(state int) {
 	h.synced = state
+	h.durable.Store(int64(state))
 	h.notes.write(h.t, note{At: h.notes.at(), Synced: &state})
 }

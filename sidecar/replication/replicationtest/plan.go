@@ -33,6 +33,7 @@ func (h *History) TryStep() (err error) {
 	}
 	require.Equal(h.t, next, h.model.String())
 	last := len(h.states) - 1
+	h.answered.Store(int64(last))
 	h.notes.write(h.t, note{At: h.notes.at(), Answered: &last})
 	if h.acknowledged {
 		h.noteSynced(last)
