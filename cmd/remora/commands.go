@@ -10,5 +10,6 @@ func commands() []*cobra.Command {
 		statusCommand(),
 		sidecarCommand(),
 		checkCommand(),
+		dumpCommand(),
 	}
 }
