@@ -21,7 +21,8 @@ type History struct {
 	states []string // of the model, after each operation
 	synced int      // the state that is known to be durable
 
-	acknowledged bool // the last step was an fsync
+	syncing      bool // the last step was an fsync
+	acknowledged bool // which returned well
 	planning     bool // there is no machine: see TryStep
 	notes        *notebook
 

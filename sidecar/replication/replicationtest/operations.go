@@ -234,6 +234,7 @@ func (h *History) xattr() {
 }
 
 func (h *History) sync() {
+	h.syncing = true
 	require.NoError(h.t, h.on().Sync(h.t.Context(), h.caller()))
 	h.acknowledged = true
 }

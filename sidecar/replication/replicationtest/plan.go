@@ -26,6 +26,7 @@ func (h *History) TryStep() (err error) {
 	h.noteState(next)
 	rng := h.rng
 	h.rng = stepRand(seed)
+	h.syncing = false
 	err = h.try((*History).step)
 	h.rng = rng
 	if err != nil {
