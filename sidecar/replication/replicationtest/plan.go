@@ -42,6 +42,12 @@ func (h *History) TryStep() (err error) {
 	return nil
 }
 
+// FailedSync: the last step was an fsync, and failed.
+func (h *History) FailedSync() bool { return h.syncing && !h.acknowledged }
+
+// NoteSynced notes that a Sync of the caller's, after the last step, has acknowledged all that was answered.
+func (h *History) NoteSynced() { h.noteSynced(int(h.answered.Load())) }
+
 func stepRand(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 3)) }
 
 // try runs a part of a history; an assertion that fails is an error and does not end the test.
