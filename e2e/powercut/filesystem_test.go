@@ -31,7 +31,7 @@ var (
 )
 
 // limit bounds every program.
-const limit = 2 * time.Minute
+const limit = time.Minute
 
 // make puts an empty file system into a new file.
 func (fs fileSystem) make(t testing.TB, file string) {
