@@ -27,7 +27,7 @@ ifneq ($(shell git status --porcelain >/dev/null 2>&1 && echo yes),yes)
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 endif
 
-.PHONY: help build dev test check bench crash fuzz clean
+.PHONY: help build dev test check bench crash planted fuzz clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|' 2>/dev/null || \
@@ -58,6 +58,9 @@ bench: ## compare a volume with a plain directory of the same disk, and with an 
 
 crash: ## crash random histories at POINTS points of a simulated disk (SEED= repeats one)
 	go test ./sidecar/replication -run '^TestCrashPoints$$' -v -count=1 -timeout 24h -points $(POINTS) $(if $(SEED),-seed $(SEED))
+
+planted: ## plant bugs in the code, one at a time; the crash points must find each
+	go test ./sidecar/replication -run '^TestPlanted' -v -count=1 -timeout 2h -planted
 
 fuzz: ## every fuzz target for FUZZTIME each
 	@scripts/fuzz $(FUZZTIME)

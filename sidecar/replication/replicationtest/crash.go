@@ -1,11 +1,12 @@
 package replicationtest
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -60,80 +61,6 @@ func (f *Found) kind(k string, n int) {
 		f.Kinds = map[string]int{}
 	}
 	f.Kinds[k] += n
-}
-
-// image is a disk after a crash, and what must be on it.
-type image struct {
-	fs     *faultfs.FS
-	cut    faultfs.Cut
-	at     string
-	lo, hi int // states of the history
-	synced int // the state that was durable
-	nested bool
-}
-
-// collector takes images while something runs on a disk.
-type collector struct {
-	fs     *faultfs.FS
-	lie    func(*faultfs.Op) bool
-	h      *History // whose states count
-	nested bool
-	other  int // one of so many calls that are no syncs is a point, too; 0: none
-
-	mu     sync.Mutex
-	rng    *rand.Rand
-	most   int
-	images []image
-}
-
-func (c *collector) hooks() *faultfs.Hooks {
-	return &faultfs.Hooks{
-		Before: func(op *faultfs.Op) error {
-			if isSync(op) {
-				c.take(op, "before", faultfs.SomeSectors, faultfs.SomeBlocks, faultfs.LoseAll, faultfs.TornLast, faultfs.KeepAll)
-			}
-			if c.lie != nil && c.lie(op) {
-				return faultfs.ErrPretend
-			}
-			return nil
-		},
-		After: func(op *faultfs.Op) {
-			switch {
-			case isSync(op):
-				c.take(op, "after", faultfs.Killed, faultfs.SomeSectors, faultfs.LoseAll)
-			case op.Kind == faultfs.Read || op.Kind == faultfs.Open:
-			case c.chance():
-				c.take(op, "in", faultfs.KilledWriting, faultfs.Killed, faultfs.SomeSectors, faultfs.SomeBlocks, faultfs.TornLast)
-			}
-		},
-	}
-}
-
-func isSync(op *faultfs.Op) bool { return op.Kind == faultfs.Sync || op.Kind == faultfs.SyncDir }
-
-func (c *collector) chance() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.other > 0 && c.rng.IntN(c.other) == 0
-}
-
-// take takes one image, cut in one of the given ways.
-func (c *collector) take(op *faultfs.Op, when string, cuts ...faultfs.Cut) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.images) >= c.most {
-		return
-	}
-	cut := pick(c.rng, cuts)
-	// Before the image: what is answered later need not be in it.
-	img := image{cut: cut, lo: int(c.h.answered.Load()), synced: int(c.h.durable.Load()), nested: c.nested}
-	if cut.Power() {
-		img.lo = img.synced
-	}
-	img.fs = c.fs.Image(c.rng, cut, op)
-	img.hi = int(c.h.begun.Load())
-	img.at = fmt.Sprintf("%v %s %v %s, call %d, sync %d", cut, when, op.Kind, op.Path, op.Call, op.Sync)
-	c.images = append(c.images, img)
 }
 
 // crashes is a running exploration.
@@ -283,27 +210,29 @@ func (r *crashes) verify(g int, img image, n uint64) {
 	rng := rand.New(rand.NewPCG(r.Seed<<20^uint64(g)<<16^n, 14))
 	h := &History{Machine: &Machine{t: r.t, fs: img.fs, root: "node", rng: rng, replica: r.h.replica, key: r.h.key, tuning: r.Tuning,
 		ledger: r.h.ledger}, states: r.h.states[:img.hi+1], synced: img.lo}
-	h.begun.Store(int64(img.hi))
-	h.answered.Store(int64(img.lo))
-	h.durable.Store(int64(img.synced))
+	h.see(img.hi, img.lo, img.synced)
 	var col *collector
 	if !img.nested && rng.IntN(nestedEvery) == 0 {
 		col = &collector{fs: img.fs, lie: r.Lie, rng: rand.New(rand.NewPCG(rng.Uint64(), 15)), nested: true, most: 60, other: 20, h: h}
 		img.fs.Watch(col.hooks())
 	}
+	var rotten *faultfs.FS
+	if rng.IntN(rotEvery) == 0 {
+		rotten = img.fs.Image(rng, faultfs.Killed, nil)
+	}
 	err := h.recoverAndFind()
 	h.Stop()
 	img.fs.Watch(nil)
-	r.mu.Lock()
-	r.found.Points++
 	where := "history"
 	if img.nested {
 		where = "recovery"
 	}
-	r.found.kind(fmt.Sprintf("%s in %s", img.cut, where), 1)
-	r.mu.Unlock()
+	r.point(fmt.Sprintf("%s in %s", img.cut, where))
 	if err != nil {
 		r.violation(fmt.Sprintf("generation %d: %s: states %d to %d: %s", g, img.at, img.lo, img.hi, brief(err)))
+	}
+	if rotten != nil {
+		r.verifyRot(g, h, img, rotten, rng)
 	}
 	if col == nil || err != nil {
 		return
@@ -315,19 +244,33 @@ func (r *crashes) verify(g int, img image, n uint64) {
 	}
 }
 
+func (r *crashes) point(kind string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.found.Points++
+	r.found.kind(kind, 1)
+}
+
 // recoverAndFind starts the machine and looks for the state that it has. From then on that one is durable.
 func (h *History) recoverAndFind() error {
-	return h.try(func(h *History) {
+	var got string
+	err := h.try(func(h *History) {
 		h.Start(false)
-		got := DescribeFS(h.t, h.vol)
-		for i := len(h.states) - 1; i >= h.synced; i-- {
-			if h.states[i] == got {
-				for _, n := range []*atomic.Int64{&h.begun, &h.answered, &h.durable} {
-					n.Store(int64(i))
-				}
-				return
-			}
-		}
-		require.Equal(h.t, h.states[h.synced], got, "the disk has no state from %d to %d", h.synced, len(h.states)-1)
+		got = DescribeFS(h.t, h.vol)
 	})
+	if err != nil {
+		return err
+	}
+	for i := len(h.states) - 1; i >= h.synced; i-- {
+		if h.states[i] == got {
+			h.see(i, i, i)
+			return nil
+		}
+	}
+	if i := slices.Index(h.states, got); i >= 0 {
+		return fmt.Errorf("%w: it has state %d", errWrongState, i)
+	}
+	return errWrongState
 }
+
+var errWrongState = errors.New("the volume has no state that it may have")

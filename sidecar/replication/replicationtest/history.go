@@ -27,7 +27,7 @@ type History struct {
 	notes        *notebook
 
 	// For whoever takes an image of the disk while steps run: states whose operation has begun, is answered, is durable.
-	begun, answered, durable atomic.Int64
+	seen struct{ begun, answered, durable atomic.Int64 }
 }
 
 // NewHistory starts with an empty volume on a new node in the directory root of fs.

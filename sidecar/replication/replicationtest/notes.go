@@ -177,21 +177,21 @@ func (h *History) noteMachine(epoch record.Epoch) {
 
 func (h *History) noteState(s string) {
 	h.states = append(h.states, s)
-	h.begun.Store(int64(len(h.states) - 1))
+	h.seen.begun.Store(int64(len(h.states) - 1))
 	h.notes.write(h.t, note{At: h.notes.at(), State: &s})
 }
 
 // noteFound says that the volume was opened again and has the last state, and no other behind it.
 func (h *History) noteFound() {
 	last := len(h.states) - 1
-	h.begun.Store(int64(last))
-	h.answered.Store(int64(last))
+	h.seen.begun.Store(int64(last))
+	h.seen.answered.Store(int64(last))
 	h.notes.write(h.t, note{At: h.notes.at(), Found: &last})
 	h.noteSynced(last)
 }
 
 func (h *History) noteSynced(state int) {
 	h.synced = state
-	h.durable.Store(int64(state))
+	h.seen.durable.Store(int64(state))
 	h.notes.write(h.t, note{At: h.notes.at(), Synced: &state})
 }

@@ -34,7 +34,7 @@ func (h *History) TryStep() (err error) {
 	}
 	require.Equal(h.t, next, h.model.String())
 	last := len(h.states) - 1
-	h.answered.Store(int64(last))
+	h.seen.answered.Store(int64(last))
 	h.notes.write(h.t, note{At: h.notes.at(), Answered: &last})
 	if h.acknowledged {
 		h.noteSynced(last)
@@ -46,7 +46,7 @@ func (h *History) TryStep() (err error) {
 func (h *History) FailedSync() bool { return h.syncing && !h.acknowledged }
 
 // NoteSynced notes that a Sync of the caller's, after the last step, has acknowledged all that was answered.
-func (h *History) NoteSynced() { h.noteSynced(int(h.answered.Load())) }
+func (h *History) NoteSynced() { h.noteSynced(int(h.seen.answered.Load())) }
 
 func stepRand(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 3)) }
 

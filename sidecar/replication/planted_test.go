@@ -1,0 +1,95 @@
+package replication_test
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+var planted = flag.Bool("planted", false, "run TestPlantedBugs, which builds this package once for each bug")
+
+// edit changes one place of the source.
+type edit struct{ file, old, new string }
+
+// TestPlantedBugs plants bugs in the code, each in a copy of a file that only one build sees (go test -overlay), and TestCrashPoints
+// must find every one. `make planted` runs it.
+func TestPlantedBugs(t *testing.T) {
+	if !*planted {
+		t.Skip("builds this package once for each bug, some minutes: make planted")
+	}
+	const core, journal, store = "sidecar/replication/", "sidecar/replication/journal/", "cachefs/store/"
+	for _, bug := range []struct {
+		name  string
+		edits []edit
+	}{
+		{"records are applied before the journal is synced", []edit{
+			{core + "group.go", "\t\tg.core.written(lsn)\n", "\t\tg.core.written(lsn)\n\t\tg.queue = append(g.queue, g.core.bound...)\n\t\tg.changed.Broadcast()\n"},
+			{core + "group.go", "\tg.queue = append(g.queue, items...)\n", ""},
+			{core + "group.go", "\tdefer clear(items)", "\t//"}}},
+		{"fsync is acknowledged before the journal is synced", []edit{
+			{core + "disk.go", "\tlsn, err := d.journal.Sync()\n", "\tlsn, err := d.journal.End(), error(nil)\n\tdefer d.journal.Sync()\n"}}},
+		{"recovery starts from the store's index, not from the checkpoint", []edit{
+			{core + "group.go", "\tfrom := g.cfg.Replica.Checkpoint()\n\tif err := g.checkJournal", "\tfrom := g.store.Position()\n\tif err := g.checkJournal"},
+			{store + "store.go", "\ts.position = s.cfg.Checkpoint\n\tif b, ok, err = s.Get(answersKey)", "\ts.position.Index = s.opened\n\tif b, ok, err = s.Get(answersKey)"}}},
+		{"a freed slot is reused before the checkpoint", []edit{
+			{store + "apply.go", "\t\ts.arena.freed = append(s.arena.freed, freed{at: at, slot: b.slot, count: record.ChunkBlocks})\n", "\t\ts.arena.free = append(s.arena.free, b.slot)\n"}}},
+		{"a freed slot is given out before the checkpoint that ends replay", []edit{
+			{store + "arena.go", "n > 0 && !a.fresh", "n > 0"}}},
+		{"a damaged acknowledged record is cut off like a torn tail", []edit{
+			{journal + "witness.go", "\tif w.witness <= at {\n", "\tif true {\n"}}},
+		{"the checkpoint gives back records that are not applied", []edit{
+			{core + "apply.go", "[][]item{g.queue, g.core.bound, g.core.unbound, g.recovered}", "[][]item{}"}}},
+		{"the checkpoint is saved before the metadata is flushed", []edit{
+			{store + "apply.go", "\tif err := s.db.Flush(); err != nil {", "\tif err := error(nil); err != nil {"}}},
+		{"replay writes old blocks over newer ones", []edit{
+			{store + "apply.go", "have == nil || *have != o.Seals[i]", "have == nil"}}},
+		{"the journal is not hardened after the death of the process", []edit{
+			{journal + "open.go", "\treturn f.SyncData()\n", "\treturn nil\n"}}},
+	} {
+		t.Run(bug.name, func(t *testing.T) {
+			out := runPlanted(t, bug.edits)
+			require.Contains(t, out, "violations: ", "it does not build or does not end")
+			if strings.Contains(out, "violations: 0") {
+				t.Errorf("not found: %s", regexp.MustCompile(`seeds .*`).FindString(out))
+				return
+			}
+			first := regexp.MustCompile(`(?s)(seeds \d+ to \d+: \d+ crash points).*?(seed \d+: [^\n]*)`).FindStringSubmatch(out)
+			require.NotNil(t, first, out)
+			t.Logf("found: %s: %s", first[1], first[2])
+		})
+	}
+}
+
+// runPlanted runs TestCrashPoints with the edits made.
+func runPlanted(t *testing.T, edits []edit) string {
+	root, err := filepath.Abs("../..")
+	require.NoError(t, err)
+	dir, files := t.TempDir(), map[string]string{}
+	for _, e := range edits {
+		from := filepath.Join(root, e.file)
+		if files[from] != "" {
+			from = files[from]
+		}
+		b, err := os.ReadFile(from)
+		require.NoError(t, err)
+		require.Equal(t, 1, strings.Count(string(b), e.old), "%s has changed: %q", e.file, e.old)
+		to := filepath.Join(dir, strings.ReplaceAll(e.file, "/", "_"))
+		require.NoError(t, os.WriteFile(to, []byte(strings.Replace(string(b), e.old, e.new, 1)), 0o600))
+		files[filepath.Join(root, e.file)] = to
+	}
+	b, err := json.Marshal(map[string]any{"Replace": files})
+	require.NoError(t, err)
+	overlay := filepath.Join(dir, "overlay.json")
+	require.NoError(t, os.WriteFile(overlay, b, 0o600))
+	cmd := exec.CommandContext(t.Context(), "go", "test", "-overlay", overlay, "-vet=off", "-count=1", "-v", "-run", "^TestCrashPoints$", ".", "-points", "20000")
+	out, err := cmd.CombinedOutput()
+	t.Logf("go test: %v", err)
+	return string(out)
+}
