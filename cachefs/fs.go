@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -90,12 +91,14 @@ type FS struct {
 
 	lookupMu sync.Mutex
 	lookups  map[meta.Ino]uint64 // what the kernel holds, as far as this process knows
+	known    func(meta.Ino) bool // asks the kernel, which may hold more; nil: it does not
 
 	answeredMu sync.Mutex
 	answered   []uint64 // answers that reached the kernel since the last record
 
-	reap   chan meta.Ino
-	reaped sync.WaitGroup
+	reap    chan meta.Ino
+	reaped  sync.WaitGroup
+	closing atomic.Bool
 }
 
 type chunkID struct {
@@ -209,6 +212,7 @@ func (fs *FS) Statfs() Statfs {
 
 // Close stops what runs in the background. It makes nothing durable: Sync does.
 func (fs *FS) Close() {
+	fs.closing.Store(true)
 	close(fs.reap)
 	fs.reaped.Wait()
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/remora-storage/remora/cachefs"
+	"github.com/remora-storage/remora/cachefs/meta"
 	"github.com/remora-storage/remora/telemetry"
 )
 
@@ -28,6 +29,7 @@ const maxWorkers = 8
 const (
 	opInit       = 26
 	opInterrupt  = 36
+	notifyInval  = 2 // FUSE_NOTIFY_INVAL_INODE
 	notifyResend = 7
 	resendBit    = 1 << 63
 	inHeaderSize = 40
@@ -147,14 +149,30 @@ func (s *Session) takeOver() (*worker, error) {
 	if !bytes.Equal(reply, s.cfg.Reply) {
 		return nil, ErrOtherFlags
 	}
-	msg := make([]byte, outHeader)
-	binary.LittleEndian.PutUint32(msg, outHeader)
-	binary.LittleEndian.PutUint32(msg[4:], notifyResend)
-	if err := s.write(msg); err != nil {
+	if err := s.notify(notifyResend, nil); err != nil {
 		return nil, fmt.Errorf("ask the kernel to send again what was not answered (needs Linux 6.9): %w", err)
 	}
+	s.fs.TookOver(s.known)
 	s.cfg.Logger.Info("took over the connection of an earlier process", "volume", s.cfg.Volume)
 	return w, s.cfg.Connection.Ready()
+}
+
+// known asks the kernel whether it knows an inode: it is told to look at the inode's attributes again (fuse_notify_inval_inode_out
+// with a negative offset, which leaves the page cache alone), and answers ENOENT if there is none. Where it does not say, it may.
+func (s *Session) known(ino meta.Ino) bool {
+	out := make([]byte, 24) // ino, off, len
+	binary.LittleEndian.PutUint64(out, uint64(ino))
+	binary.LittleEndian.PutUint64(out[8:], 1<<64-1)
+	return !errors.Is(s.notify(notifyInval, out), syscall.ENOENT)
+}
+
+// notify sends the kernel what it has not asked for.
+func (s *Session) notify(code uint32, body []byte) error {
+	msg := make([]byte, outHeader, outHeader+len(body))
+	binary.LittleEndian.PutUint32(msg, uint32(outHeader+len(body)))
+	binary.LittleEndian.PutUint32(msg[4:], code)
+	_, err := syscall.Write(s.cfg.FD, append(msg, body...))
+	return err
 }
 
 // checkFlags says what the kernel lacks; nothing of it is needed for correctness.
