@@ -50,9 +50,9 @@ func readKey(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := hex.DecodeString(strings.TrimSpace(string(b)))
-	if err != nil || len(key) != seal.KeySize {
-		return nil, fmt.Errorf("%s: want %d hexadecimal digits", path, 2*seal.KeySize)
+	key, err := seal.ParseKeyFile(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return key, nil
 }

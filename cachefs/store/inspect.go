@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/sstable"
 
 	"github.com/remora-storage/remora/cachefs/meta"
@@ -104,8 +105,17 @@ func (s *Store) VerifyTables(ctx context.Context, visit func(file string, err er
 }
 
 func (s *Store) verifyTable(ctx context.Context, name string) error {
-	o := s.pebbleOptions()
-	f, err := o.FS.Open(filepath.Join(s.cfg.Dir, "meta", name))
+	return verifyTable(ctx, filepath.Join(s.cfg.Dir, "meta", name), s.pebbleOptions())
+}
+
+// VerifyTable reads every block of a file of the metadata of a store that may be too damaged to be opened.
+func VerifyTable(ctx context.Context, cfg Config, name string) error {
+	s := &Store{cfg: cfg}
+	return s.verifyTable(ctx, name)
+}
+
+func verifyTable(ctx context.Context, path string, o *pebble.Options) error {
+	f, err := o.FS.Open(path)
 	if err != nil {
 		return err
 	}

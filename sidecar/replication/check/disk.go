@@ -86,7 +86,7 @@ func (d *diskCheck) superblock(used bool) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if !used && s.Copies[0].Err != nil && s.Copies[1].Err != nil && s.Kind == diskdir.NoSuper {
+	if !used && s.Copies[0].Blank && s.Copies[1].Blank {
 		d.note(path, "superblock", "", "not written yet: its sidecar died while it made the directory")
 		return false, nil
 	}

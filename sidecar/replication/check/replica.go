@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/remora-storage/remora/cachefs/record"
 	"github.com/remora-storage/remora/cachefs/seal"
@@ -188,14 +189,33 @@ func (r *replicaCheck) names(path string) {
 // open opens the store on an overlay; r.store stays nil if it cannot be.
 func (r *replicaCheck) open(ctx context.Context) error {
 	r.overlay, r.store = newOverlay(r.disk.cfg.FS), nil
-	s, err := store.Open(store.Config{FS: r.overlay, Dir: r.path, Checkpoint: r.state.Checkpoint, Keys: r.keys, Rand: rand.Reader,
-		MemTableBytes: 64 << 20, Offline: true, Logger: quietLogger()})
+	cfg := store.Config{FS: r.overlay, Dir: r.path, Checkpoint: r.state.Checkpoint, Keys: r.keys, Rand: rand.Reader,
+		MemTableBytes: 64 << 20, Offline: true, Logger: quietLogger()}
+	s, err := store.Open(cfg)
 	if err == nil {
 		r.store = s
 		return nil
 	}
 	r.find(filepath.Join(r.path, "meta"), "metadata", "", "the store does not open: %v", err)
-	return errors.Join(ctx.Err(), r.overlay.close())
+	return errors.Join(r.blame(ctx, cfg), ctx.Err(), r.overlay.close())
+}
+
+// blame looks for the tables that keep a store from being opened. Some may be such as nobody needs any more.
+func (r *replicaCheck) blame(ctx context.Context, cfg store.Config) error {
+	names, err := r.disk.cfg.FS.List(filepath.Join(r.path, "meta"))
+	if err != nil {
+		return err
+	}
+	slices.Sort(names)
+	for _, n := range names {
+		if !strings.HasSuffix(n, ".sst") || ctx.Err() != nil {
+			continue
+		}
+		if err := store.VerifyTable(ctx, cfg, n); err != nil {
+			r.find(filepath.Join(r.path, "meta", n), "metadata", "table", "%v", err)
+		}
+	}
+	return nil
 }
 
 func (r *replicaCheck) close() error {

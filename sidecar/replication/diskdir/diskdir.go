@@ -113,7 +113,7 @@ func (d *Dir) open(tenant string, segmentBytes int64, random io.Reader) error {
 	if err != nil {
 		return err
 	}
-	if len(names) > 1 { // more than the lock
+	if len(names) > 1 && !d.unborn(names) { // more than the lock
 		if d.block, err = openSuper(d.fs, d.path, diskMagic, &d.super); err != nil {
 			return err
 		}
@@ -131,6 +131,17 @@ func (d *Dir) open(tenant string, segmentBytes int64, random io.Reader) error {
 		return fmt.Errorf("make disk directory: %w", err)
 	}
 	return disk.SyncDir(d.fs, filepath.Dir(d.path))
+}
+
+// unborn tells a directory whose maker died before its superblock was written.
+func (d *Dir) unborn(names []string) bool {
+	for _, n := range names {
+		if n != "lock" && n != "superblock" {
+			return false
+		}
+	}
+	s, err := InspectSuper(d.fs, d.path)
+	return err == nil && s.Copies[0].Blank && s.Copies[1].Blank
 }
 
 // Path is where the directory is.
