@@ -20,7 +20,10 @@ type keptLog struct {
 	kept  []*record.Record
 }
 
-func (l *keptLog) Append(r *record.Record, _ telemetry.SpanRef) error                     { l.kept = append(l.kept, r); return nil }
+func (l *keptLog) Append(r *record.Record, _ telemetry.SpanRef) error {
+	l.kept = append(l.kept, r)
+	return nil
+}
 func (l *keptLog) OnApplied(func([]*record.Record))                  {}
 func (l *keptLog) Admit() error                                      { return nil }
 func (l *keptLog) Get([]byte) ([]byte, bool, error)                  { return nil, false, nil }
