@@ -12,6 +12,8 @@ PKG ?= ./...
 RUN ?=
 # Flags of `make bench`; see docs/benchmarks.md.
 BENCH ?=
+# How often `make storm` kills the sidecar.
+KILLS ?= 200
 # How long `make fuzz` stays with each target.
 FUZZTIME ?= 10s
 # How many crash points `make crash` tries.
@@ -27,7 +29,7 @@ ifneq ($(shell git status --porcelain >/dev/null 2>&1 && echo yes),yes)
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 endif
 
-.PHONY: help build dev test check bench crash planted fuzz clean
+.PHONY: help build dev test check bench storm crash planted fuzz clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|' 2>/dev/null || \
@@ -61,6 +63,10 @@ crash: ## crash random histories at POINTS points of a simulated disk (SEED= rep
 
 planted: ## plant bugs in the code, one at a time; the crash points must find each
 	go test ./sidecar/replication -run '^TestPlanted' -v -count=1 -timeout 2h -planted
+
+storm: ## kill -9 the sidecar KILLS times under pgbench, random I/O and a metadata storm; prints the longest pause
+	@scripts/need test
+	go test ./e2e -run '^TestStorm$$' -count=1 -v -timeout 60m -args -kills=$(KILLS)
 
 fuzz: ## every fuzz target for FUZZTIME each
 	@scripts/fuzz $(FUZZTIME)
