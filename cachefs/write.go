@@ -1,13 +1,15 @@
 package cachefs
 
 import (
+	"errors"
 	"syscall"
 
 	"github.com/remora-storage/remora/cachefs/meta"
 	"github.com/remora-storage/remora/cachefs/record"
 )
 
-// Write writes data at off, as one record. It makes its own copy of data.
+// Write writes data at off, as one record, and returns how much it wrote: less than all where the volume has no room for the rest.
+// It makes its own copy of data.
 func (fs *FS) Write(caller *Caller, ino meta.Ino, off uint64, data []byte, killSuidgid bool) (int, error) {
 	if off > MaxFileSize || off+uint64(len(data)) > MaxFileSize {
 		return 0, syscall.EFBIG
@@ -25,12 +27,22 @@ func (fs *FS) Write(caller *Caller, ino meta.Ino, off uint64, data []byte, killS
 	if killSuidgid {
 		killSuidGid(&in)
 	}
-	if err := c.write(ino, &in, off, data); err != nil {
+	before, answer := in, []byte(nil)
+	err = c.write(ino, &in, off, data)
+	if errors.Is(err, syscall.ENOSPC) {
+		n, errFits := fs.fits(ino, &before, off, len(data))
+		if errFits != nil || n == 0 {
+			return 0, errors.Join(errFits, err)
+		}
+		c, in, data, answer = fs.begin(caller), before, data[:n], answerSize(n)
+		err = c.write(ino, &in, off, data)
+	}
+	if err != nil {
 		return 0, err
 	}
 	in.Mtime, in.Ctime = c.now, c.now
 	c.setInode(ino, in)
-	if err := c.commit(nil); err != nil {
+	if err := c.commit(answer); err != nil {
 		return 0, err
 	}
 	return len(data), nil

@@ -31,7 +31,6 @@ type storm struct {
 	probe  *child
 	pg     *postgres
 	bench  chan int // how many transactions were done
-	died   *child   // a worker that ended too early
 }
 
 // startStorm starts the load. It goes on until finish.

@@ -92,8 +92,8 @@ func (w *worker) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Read
 
 func (w *worker) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	w.caller.IO.SetRange(int64(in.Offset), len(data))
-	if _, ok := w.first(); ok {
-		return uint32(len(data)), fuse.OK
+	if b, ok := w.first(); ok {
+		return uint32(cachefs.AnswerSize(b, len(data))), fuse.OK
 	}
 	if err := w.fs.Admit(); err != nil {
 		return 0, w.status(err)
