@@ -16,6 +16,12 @@ type FS = vfs.FS
 // File is an open file.
 type File = vfs.File
 
+// WriteCategory and OpenOption are arguments of FS.
+type (
+	WriteCategory = vfs.DiskWriteCategory
+	OpenOption    = vfs.OpenOption
+)
+
 // OS is the real one.
 var OS FS = vfs.Default
 

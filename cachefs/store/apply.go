@@ -35,6 +35,7 @@ func (s *Store) Apply(entries []Entry) error {
 		}
 		s.position.Index = e.Index
 	}
+	s.freed.Store(len(s.arena.freed) > 0)
 	if err := s.finish(batch, touched); err != nil {
 		return s.fail(fmt.Errorf("apply up to index %d: %w", s.position.Index, err))
 	}

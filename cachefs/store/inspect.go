@@ -110,7 +110,7 @@ func (s *Store) verifyTable(ctx context.Context, name string) error {
 
 // VerifyTable reads every block of a file of the metadata of a store that may be too damaged to be opened.
 func VerifyTable(ctx context.Context, cfg Config, name string) error {
-	s := &Store{cfg: cfg}
+	s := &Store{cfg: cfg, disk: &patient{FS: cfg.FS, logger: cfg.Logger}}
 	return s.verifyTable(ctx, name)
 }
 

@@ -20,6 +20,7 @@ func (s *Store) Reclaim(at record.Index) error {
 		errs = errors.Join(errs, s.arena.punch(f.slot, 0, record.ChunkBlocks))
 		s.arena.free = append(s.arena.free, f.slot)
 	}
+	s.freed.Store(len(s.arena.freed) > 0)
 	if errs != nil {
 		return s.fail(errs)
 	}

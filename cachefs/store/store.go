@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -43,7 +44,9 @@ type Config struct {
 	MemTableBytes uint64
 	// Offline is for programs that look at a store once: Pebble does not rewrite its files in the background.
 	Offline bool
-	Logger  *slog.Logger
+	// OnFull is called when changes begin to wait for space on the disk; may be nil.
+	OnFull func()
+	Logger *slog.Logger
 }
 
 // Checkpoint is the position up to which the state is durable, with the acceptance state there.
@@ -70,6 +73,7 @@ type Checkpoint struct {
 // the checkpoint that ends replay: until then new blobs go behind the end of the arena.
 type Store struct {
 	cfg   Config
+	disk  *patient // where the state is
 	db    *pebble.DB
 	arena *arena
 	cache *pebble.Cache
@@ -78,6 +82,7 @@ type Store struct {
 	position Checkpoint // last applied record
 	opened   record.Index
 	answers  answers
+	freed    atomic.Bool // the arena has something to reclaim; read without applyMu
 
 	mu    sync.RWMutex // blobs and what they point to; never held over disk I/O but Pebble's reads
 	blobs map[record.BlobID]*blob
@@ -100,7 +105,7 @@ func Open(cfg Config) (*Store, error) {
 	if cfg.BlobCache == 0 {
 		cfg.BlobCache = 1024
 	}
-	s := &Store{cfg: cfg, blobs: map[record.BlobID]*blob{}}
+	s := &Store{cfg: cfg, disk: &patient{FS: cfg.FS, logger: cfg.Logger, onFull: cfg.OnFull}, blobs: map[record.BlobID]*blob{}}
 	cfg.Keys.SaltsFrom(s.salt)
 	s.cache = pebble.NewCache(cfg.CacheBytes)
 	db, err := pebble.Open(filepath.Join(cfg.Dir, "meta"), s.pebbleOptions())
@@ -112,11 +117,12 @@ func Open(cfg Config) (*Store, error) {
 	if err := s.load(); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
+	s.disk.open()
 	return s, nil
 }
 
 func (s *Store) pebbleOptions() *pebble.Options {
-	fs := s.cfg.FS
+	fs := disk.FS(s.disk)
 	if s.cfg.Keys != nil {
 		fs = sealfs.New(fs, s.cfg.Keys, s.cfg.Rand)
 	}
@@ -131,7 +137,7 @@ func (s *Store) pebbleOptions() *pebble.Options {
 		L0StopWritesThreshold:       24,
 		MaxOpenFiles:                256,
 		ErrorIfNotExists:            s.cfg.Checkpoint.Index > 0, // else Pebble starts anew, and deletes what it does not know
-		Logger:                      quiet{s.cfg.Logger},
+		Logger:                      quiet{s.cfg.Logger, s.disk},
 		EventListener: &pebble.EventListener{
 			// Pebble would try again; after a failed fsync that would lie (I8).
 			BackgroundError: func(err error) { s.fail(fmt.Errorf("metadata: %w", err)) },
@@ -179,7 +185,7 @@ func (s *Store) load() error {
 	if err != nil {
 		return err
 	}
-	if s.arena, err = openArena(s.cfg.FS, filepath.Join(s.cfg.Dir, "arena"), used); err != nil {
+	if s.arena, err = openArena(s.disk, filepath.Join(s.cfg.Dir, "arena"), used); err != nil {
 		return err
 	}
 	// The names of meta/ and arena must survive what is in them.
@@ -268,6 +274,7 @@ func (s *Store) failure() error {
 
 // Close gives the files back. It makes nothing durable: Checkpoint does.
 func (s *Store) Close() error {
+	s.disk.close()
 	err := s.db.Close()
 	if s.arena != nil {
 		err = errors.Join(err, s.arena.close())
@@ -293,15 +300,4 @@ func decodeApplied(b []byte) (record.Index, record.Acceptance, error) {
 	}
 	a, err := record.DecodeAcceptance(b[8:])
 	return record.Index(binary.LittleEndian.Uint64(b)), a, err
-}
-
-// quiet passes Pebble's errors on and drops its chatter.
-type quiet struct{ l *slog.Logger }
-
-func (q quiet) Infof(string, ...any) {}
-func (q quiet) Errorf(format string, args ...any) {
-	q.l.Error("metadata store", "err", fmt.Sprintf(format, args...))
-}
-func (q quiet) Fatalf(format string, args ...any) {
-	panic(fmt.Sprintf("metadata store: "+format, args...))
 }
