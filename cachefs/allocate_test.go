@@ -26,6 +26,7 @@ func (l *keptLog) Append(r *record.Record, _ telemetry.SpanRef) error {
 }
 func (l *keptLog) OnApplied(func([]*record.Record))                  {}
 func (l *keptLog) Admit() error                                      { return nil }
+func (l *keptLog) Room(int64) error                                  { return nil }
 func (l *keptLog) Get([]byte) ([]byte, bool, error)                  { return nil, false, nil }
 func (l *keptLog) Scan(_, _ []byte, _ func(k, v []byte) error) error { return nil }
 func (l *keptLog) Wait(context.Context, record.Seq) (telemetry.SpanRef, error) {

@@ -150,6 +150,9 @@ func (fs *FS) SetXattr(caller *Caller, ino meta.Ino, name string, value []byte, 
 	if len(value) > MaxXattr {
 		return syscall.E2BIG
 	}
+	if err := fs.cfg.Log.Room(int64(len(value))); err != nil {
+		return err
+	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	in, err := fs.inode(ino)

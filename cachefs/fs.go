@@ -28,6 +28,9 @@ type Log interface {
 	OnApplied(applied func([]*record.Record))
 	// Admit waits while too much is not accepted or not applied yet. The caller holds no lock.
 	Admit() error
+	// Room is asked before an operation that makes the volume larger by about n bytes: ENOSPC if the disk has no room for it. It waits
+	// while space that was freed is on its way back. The caller holds no lock.
+	Room(n int64) error
 	// Wait returns when every record up to seq is accepted, or an error if that cannot happen any more.
 	Wait(ctx context.Context, seq record.Seq) (telemetry.SpanRef, error)
 }

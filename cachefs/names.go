@@ -94,6 +94,9 @@ func (fs *FS) Create(caller *Caller, parent meta.Ino, name string, n Node) (Attr
 	if len(name) > MaxName {
 		return Attr{}, syscall.ENAMETOOLONG
 	}
+	if err := fs.cfg.Log.Room(0); err != nil {
+		return Attr{}, err
+	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	dir, err := fs.directory(parent)
@@ -170,6 +173,9 @@ func AnswerIno(b []byte) (meta.Ino, bool) {
 func (fs *FS) Link(caller *Caller, ino, parent meta.Ino, name string) (Attr, error) {
 	if len(name) > MaxName {
 		return Attr{}, syscall.ENAMETOOLONG
+	}
+	if err := fs.cfg.Log.Room(0); err != nil {
+		return Attr{}, err
 	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()

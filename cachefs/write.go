@@ -17,6 +17,9 @@ func (fs *FS) Write(caller *Caller, ino meta.Ino, off uint64, data []byte, killS
 	if len(data) > record.ChunkSize {
 		data = data[:record.ChunkSize]
 	}
+	if err := fs.cfg.Log.Room(int64(len(data))); err != nil {
+		return 0, err
+	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	in, err := fs.regular(ino)

@@ -17,16 +17,23 @@ func (g *Group) apply() {
 	defer g.applier.Done()
 	for {
 		g.mu.Lock()
-		for len(g.queue) == 0 && g.failed == nil && !g.closing {
+		for len(g.queue) == 0 && g.failed == nil && !g.closing && !g.pressed {
 			g.changed.Wait()
 		}
 		items := g.queue[:min(len(g.queue), applyBatch)]
 		g.queue = g.queue[len(items):]
-		stop := g.failed != nil || len(items) == 0
+		stop := g.failed != nil || len(items) == 0 && g.closing
 		onApplied := g.onApplied
 		g.mu.Unlock()
 		if stop {
 			return
+		}
+		if len(items) == 0 {
+			if err := g.Checkpoint(); err != nil {
+				g.fail(err)
+				return
+			}
+			continue
 		}
 		if err := g.store.Apply(entries(items)); err != nil {
 			g.fail(err)
@@ -59,7 +66,10 @@ func (g *Group) afterApply(items []item, onApplied func([]*record.Record)) {
 }
 
 func (g *Group) maybeCheckpoint() error {
-	if g.disk.journal.End()-g.sinceCheckpoint < journal.LSN(g.disk.cfg.CheckpointBytes) {
+	g.mu.Lock()
+	since := g.disk.journal.End() - g.sinceCheckpoint
+	g.mu.Unlock()
+	if since < journal.LSN(g.disk.cfg.CheckpointBytes) {
 		return nil
 	}
 	return g.Checkpoint()
@@ -97,20 +107,45 @@ func (g *Group) saveCheckpoint(at store.Checkpoint) error {
 	if err := g.cfg.Replica.SaveCheckpoint(at, uint64(from)); err != nil {
 		return err
 	}
-	g.sinceCheckpoint = g.disk.journal.End()
 	if err := g.store.Reclaim(at.Index); err != nil {
 		return err
 	}
-	// The HardState must outlive the segment that has it.
+	err := g.saveHardState(at)
+	if errors.Is(err, journal.ErrNoSpace) {
+		// What goes now has no HardState that is needed, and may be the next segment.
+		if err = g.disk.release(g.hardAt); err == nil {
+			err = g.saveHardState(at)
+		}
+	}
+	if err == nil {
+		err = g.disk.release(g.disk.journal.End())
+	}
+	if errors.Is(err, journal.ErrNoSpace) {
+		err = nil // the old one stays, and so does its segment
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.sinceCheckpoint = g.disk.journal.End()
+	g.checkpoints++
+	g.pressed = false
+	if g.noSpace != nil {
+		g.disk.poke(true)
+	}
+	g.changed.Broadcast()
+	return err
+}
+
+// saveHardState makes a HardState durable: it must outlive the segment that has the one before.
+func (g *Group) saveHardState(at store.Checkpoint) error {
 	key := g.key()
+	start := g.disk.journal.End()
 	hard := journal.HardState{Term: term, Vote: uint64(key.replica), Commit: uint64(at.Index)}
 	if _, err := g.disk.journal.AppendHardState(uint64(key.group), uint64(key.replica), hard); err != nil {
 		return err
 	}
-	if _, err := g.disk.journal.Sync(); err != nil {
-		return err
-	}
-	return g.disk.release()
+	g.hardAt = start
+	_, err := g.disk.journal.Sync()
+	return err
 }
 
 // keep is the position below which this group needs nothing of the journal.
@@ -120,9 +155,13 @@ func (g *Group) keep() journal.LSN {
 	return g.firstKept
 }
 
-// Close applies what is accepted, makes a checkpoint, and closes the store.
+// Close applies what is accepted, makes a checkpoint, and closes the store. Where the disk is full it leaves that to the next start.
 func (g *Group) Close(ctx context.Context) error {
+	defer context.AfterFunc(ctx, g.store.Release)()
 	err := g.settle(ctx)
+	if err != nil {
+		g.store.Release()
+	}
 	g.mu.Lock()
 	g.closing = true
 	g.changed.Broadcast()

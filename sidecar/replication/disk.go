@@ -24,6 +24,8 @@ type Config struct {
 	MaxUnapplied    int64         // bytes of one group beyond which Admit waits; 0 means 32 MiB
 	CheckpointBytes int64         // of journal between checkpoints; 0 means 32 MiB
 	MemTableBytes   uint64        // of metadata that is in memory only; 0 means 4 MiB
+	// ReserveBytes of the disk stay free of what makes volumes larger, beside two segments and what is being applied; 0 means 16 MiB.
+	ReserveBytes int64
 }
 
 func (c Config) withDefaults() Config {
@@ -38,6 +40,7 @@ func (c Config) withDefaults() Config {
 	set(&c.MaxUnaccepted, 16<<20)
 	set(&c.MaxUnapplied, 32<<20)
 	set(&c.CheckpointBytes, 32<<20)
+	set(&c.ReserveBytes, 16<<20)
 	return c
 }
 
@@ -46,6 +49,7 @@ type Disk struct {
 	cfg        Config
 	dir        *diskdir.Dir
 	journal    *journal.Journal
+	space      space
 	mu         sync.Mutex
 	ended      *sync.Cond // a commit has ended
 	committing bool       // somebody is in the journal's sync
@@ -156,9 +160,8 @@ func (d *Disk) commitOnce(groups []*Group) {
 	}
 }
 
-// release gives back the journal's segments that no group needs. What the journal has of a replica that nobody has opened is kept.
-func (d *Disk) release() error {
-	below := d.journal.End()
+// release gives back the journal's segments below a position that no group needs. What the journal has of a replica that nobody has opened is kept.
+func (d *Disk) release(below journal.LSN) error {
 	d.mu.Lock()
 	for _, h := range d.found {
 		if len(h.payloads) > 0 {

@@ -51,6 +51,9 @@ type Group struct {
 	onApplied  func([]*record.Record)
 
 	sinceCheckpoint journal.LSN // where the journal was then
+	hardAt          journal.LSN // where the newest HardState starts, at least
+	checkpoints     int         // so far
+	pressed         bool        // somebody needs a checkpoint for its space
 	applier         sync.WaitGroup
 }
 
@@ -61,7 +64,7 @@ func (d *Disk) OpenGroup(cfg GroupConfig) (*Group, error) {
 	g.changed = sync.NewCond(&g.mu)
 	var err error
 	g.store, err = store.Open(store.Config{FS: d.cfg.FS, Dir: cfg.Replica.Path(), Checkpoint: cfg.Replica.Checkpoint(), Keys: cfg.Keys, Rand: d.cfg.Rand,
-		MemTableBytes: d.cfg.MemTableBytes, Logger: cfg.Logger})
+		MemTableBytes: d.cfg.MemTableBytes, OnFull: g.changed.Broadcast, Logger: cfg.Logger})
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +96,7 @@ func (g *Group) replay() error {
 			}
 		}
 		g.core.last = max(from.Index, h.last)
-		g.recovered = unbound
+		g.recovered, g.hardAt = unbound, h.hardAt
 		for _, it := range unbound {
 			kept = min(kept, it.payload)
 		}
@@ -186,23 +189,27 @@ func (g *Group) OnApplied(applied func([]*record.Record)) {
 	g.mu.Unlock()
 }
 
-// settle returns when everything that was appended is applied.
+// settle returns when everything that was appended is applied, or ENOSPC when that waits for space on the disk.
 func (g *Group) settle(ctx context.Context) error {
 	g.disk.commit()
 	defer context.AfterFunc(ctx, g.changed.Broadcast)()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for g.failed == nil && ctx.Err() == nil && g.applied < g.core.last {
+		if g.store.Stalled() {
+			return fmt.Errorf("apply the log: %w", syscall.ENOSPC)
+		}
 		g.changed.Wait()
 	}
 	return errors.Join(g.failed, ctx.Err())
 }
 
-// Admit waits while too much is unaccepted or unapplied. The caller holds no lock.
+// Admit waits while too much is unaccepted or unapplied, but not for space on the disk: deletes must pass, and Room refuses the
+// rest. The caller holds no lock.
 func (g *Group) Admit() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for g.failed == nil && (g.unaccepted > g.disk.cfg.MaxUnaccepted || g.unapplied > g.disk.cfg.MaxUnapplied) {
+	for g.failed == nil && !g.store.Stalled() && (g.unaccepted > g.disk.cfg.MaxUnaccepted || g.unapplied > g.disk.cfg.MaxUnapplied) {
 		g.disk.poke(true)
 		g.changed.Wait()
 	}

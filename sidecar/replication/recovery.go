@@ -19,6 +19,7 @@ type history struct {
 	bindings map[record.Index]name
 	last     record.Index
 	hard     journal.HardState
+	hardAt   journal.LSN
 }
 
 // name is how payload and binding frames refer to each other.
@@ -61,6 +62,7 @@ func (hs histories) visit(f journal.Frame) error {
 	case journal.KindHardState:
 		var err error
 		h.hard, err = journal.DecodeHardState(f.Body)
+		h.hardAt = f.LSN
 		return err
 	}
 	return nil

@@ -18,7 +18,7 @@ import (
 
 // Small is a tuning for histories of some dozen steps: segments are recycled, checkpoints made, slots reused and metadata files
 // compacted all the time.
-var Small = Tuning{SegmentBytes: 64 << 10, CheckpointBytes: 96 << 10, MemTableBytes: 16 << 10, MaxDelay: 200 * time.Microsecond}
+var Small = Tuning{SegmentBytes: 64 << 10, CheckpointBytes: 96 << 10, ReserveBytes: 256 << 10, MemTableBytes: 16 << 10, MaxDelay: 200 * time.Microsecond}
 
 // Crashes is an exploration of the crash points of one random history. It runs once for many of them: at every sync, and at some
 // other calls, the disk is asked what a crash would leave at that very moment, while everything goes on. Each image is recovered and

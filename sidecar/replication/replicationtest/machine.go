@@ -44,6 +44,7 @@ type Machine struct {
 // Tuning makes a machine small, so that little work sets everything in motion.
 type Tuning struct {
 	SegmentBytes, CheckpointBytes int64
+	ReserveBytes                  int64
 	MemTableBytes                 uint64
 	MaxDelay                      time.Duration
 }
@@ -155,7 +156,7 @@ func (m *Machine) Start(format bool) {
 	}
 	require.NoError(m.t, err)
 	m.disk, err = replication.OpenDisk(replication.Config{FS: m.fs, Rand: random, Logger: logger, CheckpointBytes: m.tuning.CheckpointBytes,
-		MaxDelay: m.tuning.MaxDelay, MemTableBytes: m.tuning.MemTableBytes}, dir)
+		MaxDelay: m.tuning.MaxDelay, MemTableBytes: m.tuning.MemTableBytes, ReserveBytes: m.tuning.ReserveBytes}, dir)
 	require.NoError(m.t, err)
 	keys := m.keys()
 	m.group, err = m.disk.OpenGroup(replication.GroupConfig{Replica: replica, Keys: keys, Logger: logger})
@@ -179,7 +180,9 @@ func (m *Machine) Stop() {
 		m.vol.Close()
 	}
 	if m.group != nil {
-		_ = m.group.Close(context.Background())
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second) // it may wait for space
+		_ = m.group.Close(ctx)
+		cancel()
 	}
 	if m.disk != nil {
 		_ = m.disk.Close()
