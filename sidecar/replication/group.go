@@ -234,6 +234,9 @@ func (g *Group) Append(r *record.Record, span telemetry.SpanRef) error {
 	g.mu.Lock()
 	g.appending = 0
 	if err != nil {
+		if stopped := new(journal.FailedError); errors.As(err, &stopped) {
+			g.failLocked(err)
+		}
 		g.mu.Unlock()
 		return err
 	}

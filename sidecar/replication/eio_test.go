@@ -1,0 +1,82 @@
+package replication_test
+
+import (
+	"fmt"
+	"path"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/remora-storage/remora/disk/faultfs"
+	"github.com/remora-storage/remora/sidecar/replication/replicationtest"
+)
+
+// survivable tells whether Pebble survives a failed call. A failed write of its MANIFEST, or a failed sync of its directory, ends the
+// process on purpose; e2e/powercut has the real thing.
+func survivable(op *faultfs.Op) bool {
+	return !strings.HasPrefix(op.Base(), "MANIFEST") && !strings.HasPrefix(op.Base(), "marker") && path.Base(path.Dir(op.Path)) != "meta" ||
+		strings.HasSuffix(op.Base(), ".sst") && op.Kind != faultfs.Remove
+}
+
+// TestFailedWrites fails one write or sync at a time, once: the replica stops and acknowledges nothing more, although the disk works
+// again; after a restart nothing acknowledged is missing, whether the cache survives or not (I8).
+func TestFailedWrites(t *testing.T) {
+	stopped, tried := map[faultfs.Kind]int{}, 0
+	for s := uint64(1); s <= uint64(*seeds)*4; s++ {
+		fs := replicationtest.NewDisk(t, s)
+		h := replicationtest.NewSmallHistory(t, s, fs)
+		first, _ := fs.Calls()
+		var failed *faultfs.Op
+		fs.Watch(&faultfs.Hooks{Before: func(op *faultfs.Op) error {
+			changes := op.Kind == faultfs.Write || op.Kind == faultfs.Sync || op.Kind == faultfs.SyncDir || op.Kind == faultfs.Create
+			if failed == nil && changes && survivable(op) && op.Call-first > int64(s*7%400) {
+				failed = op
+				op.Part = op.Len / 3
+				return fmt.Errorf("%s: %w", op.Path, syscall.EIO)
+			}
+			return nil
+		}})
+		require.NoError(t, h.RunToFailure(100), "seed %d", s)
+		if failed == nil {
+			h.Stop()
+			continue
+		}
+		tried++
+		if h.Err() != nil {
+			stopped[failed.Kind]++
+			require.Error(t, h.Sync(), "seed %d: acknowledged after a failed %v of %s", s, failed.Kind, failed.Path)
+			require.Error(t, h.Sync(), "seed %d: acknowledged by the second try", s)
+		}
+		require.NoError(t, h.RestartFrom(fs, s), "seed %d: %v of %s, call %d", s, failed.Kind, failed.Path, failed.Call-first)
+	}
+	require.NotEmpty(t, stopped)
+	t.Logf("%d failed calls, replicas stopped by kind of call: %v", tried, stopped)
+}
+
+// TestFailedReads fails reads: the reader gets an error, never other bytes, and the next read is right.
+func TestFailedReads(t *testing.T) {
+	reads, errors := 0, 0
+	for s := uint64(1); s <= uint64(*seeds); s++ {
+		fs := replicationtest.NewDisk(t, s)
+		h := replicationtest.NewSmallHistory(t, s, fs)
+		require.NoError(t, h.RunToFailure(80))
+		require.NoError(t, h.Err())
+		n := 0
+		fs.Watch(&faultfs.Hooks{Before: func(op *faultfs.Op) error {
+			if n++; op.Kind == faultfs.Read && n%3 == 0 {
+				return syscall.EIO
+			}
+			return nil
+		}})
+		bad := h.ReadAllUnder()
+		fs.Watch(nil)
+		reads += n
+		errors += bad
+		h.Same()
+		h.Stop()
+	}
+	t.Logf("%d calls, %d files could not be read", reads, errors)
+	require.NotZero(t, errors)
+}
