@@ -12,7 +12,7 @@ import (
 	"github.com/remora-storage/remora/sidecar/replication/replicationtest"
 )
 
-var points = flag.Int("points", 3000, "crash points of TestCrashPoints")
+var points = flag.Int("points", 1000, "crash points of TestCrashPoints")
 
 // TestCrashPoints crashes random histories at every sync and at many calls between, and recoveries too.
 func TestCrashPoints(t *testing.T) {

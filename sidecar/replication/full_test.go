@@ -21,7 +21,7 @@ func TestFullDisk(t *testing.T) {
 			h := replicationtest.NewSmallHistory(t, s, fs)
 			defer func() { h.Stop() }()
 			fs.Limit(fs.Used() + 850<<10 + int64(s%5)*(100<<10))
-			verify := h.Watch(t, fs, s, 150)
+			verify := h.Watch(t, fs, s, 60)
 			for range 3 {
 				for k := 0; k < 10; {
 					full, err := h.FullStep()
