@@ -21,7 +21,7 @@ import (
 )
 
 var (
-	seeds = flag.Int("seeds", 4, "random histories")
+	seeds = flag.Int("seeds", 3, "random histories")
 	seed  = flag.Uint64("seed", 0, "run this one alone")
 )
 
@@ -113,7 +113,7 @@ func TestCleanHistories(t *testing.T) {
 		h := replicationtest.NewMemHistory(t, rng)
 		defer func() { h.Stop() }()
 		wrecks := 0
-		for range 5 {
+		for range 3 {
 			for range 30 + rng.IntN(60) {
 				h.Step()
 				if rng.IntN(12) == 0 {

@@ -198,10 +198,10 @@ var semantic = []struct {
 
 // TestSemanticDamage changes the metadata in ways that no checksum knows.
 func TestSemanticDamage(t *testing.T) {
-	rng := rand.New(rand.NewPCG(11, 7))
+	whole := makeSpecimen(t, rand.New(rand.NewPCG(11, 7)), true)
 	for _, test := range semantic {
 		t.Run(strings.ReplaceAll(test.name, " ", "-"), func(t *testing.T) {
-			s := makeSpecimen(t, rng, true)
+			s := whole.copy()
 			db := openMeta(t, s.fs, s.h, false)
 			test.do(keys{t, db})
 			require.NoError(t, db.Flush())
@@ -213,6 +213,7 @@ func TestSemanticDamage(t *testing.T) {
 
 func requireFinding(t testing.TB, on disk.FS, dir, want string) {
 	r := run(t, on, dir)
+	require.True(t, r.Bad())
 	var lines []string
 	for _, f := range r.Findings {
 		lines = append(lines, f.String())
@@ -231,6 +232,8 @@ func copyTree(t testing.TB, from vfs.FS, src string, to vfs.FS, dst string) {
 
 // TestFileDamage takes whole files away, cuts them, and exchanges them.
 func TestFileDamage(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 9))
+	whole, other := makeSpecimen(t, rng, true), makeSpecimen(t, rng, true)
 	for _, test := range []struct {
 		name string
 		do   func(t *testing.T, s, other *specimen)
@@ -311,11 +314,9 @@ func TestFileDamage(t *testing.T) {
 		}, "there is no key file"},
 	} {
 		t.Run(strings.ReplaceAll(test.name, " ", "-"), func(t *testing.T) {
-			rng := rand.New(rand.NewPCG(5, 9))
-			s, other := makeSpecimen(t, rng, true), makeSpecimen(t, rng, true)
+			s := whole.copy()
 			test.do(t, s, other)
 			requireFinding(t, s.fs, s.h.Root(), test.want)
-			require.True(t, func() bool { r := run(t, s.fs, s.h.Root()); return r.Bad() }())
 		})
 	}
 }

@@ -63,7 +63,7 @@ func TestYoungDirectories(t *testing.T) {
 	requireFinding(t, fs, "dev", "no replica in this directory can be opened")
 }
 
-// TestManyFindings: what is beyond the limit is counted.
+// TestManyFindings: what is beyond the limit is counted; a check ends when it is told to.
 func TestManyFindings(t *testing.T) {
 	s := makeSpecimen(t, rand.New(rand.NewPCG(5, 9)), true)
 	path := filepath.Join(s.h.ReplicaDir(), "arena")
@@ -74,13 +74,9 @@ func TestManyFindings(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, r.Findings, 2)
 	require.Equal(t, all.Summary(), r.Summary())
-}
 
-// TestCanceled: a check ends when it is told to.
-func TestCanceled(t *testing.T) {
-	s := makeSpecimen(t, rand.New(rand.NewPCG(5, 9)), true)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	_, err := check.Run(ctx, check.Config{FS: s.fs, Dir: s.h.Root(), KeyDir: "keys"})
+	_, err = check.Run(ctx, check.Config{FS: s.fs, Dir: s.h.Root(), KeyDir: "keys"})
 	require.ErrorIs(t, err, context.Canceled)
 }

@@ -22,7 +22,7 @@ import (
 	"github.com/remora-storage/remora/sidecar/replication/replicationtest"
 )
 
-var flips = flag.Int("flips", 50, "bits to flip in each disk, of each kind of file")
+var flips = flag.Int("flips", 12, "bits to flip in each disk, of each kind of file")
 
 // must says what a check has to say of a flipped bit.
 type must int
@@ -68,6 +68,13 @@ func makeSpecimen(t testing.TB, rng *rand.Rand, clean bool) *specimen {
 	s.look(t)
 	requireClean(t, s.fs, h.Root())
 	return s
+}
+
+// copy is the same specimen on a disk of its own, to be changed.
+func (s *specimen) copy() *specimen {
+	c := *s
+	c.fs = s.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))})
+	return &c
 }
 
 func (s *specimen) look(t testing.TB) {
