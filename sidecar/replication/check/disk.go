@@ -99,6 +99,10 @@ func (d *diskCheck) superblock(used bool) (bool, error) {
 		d.find(path, "superblock", "", "%v", err)
 		return false, nil
 	}
+	if d.info.SegmentBytes <= 0 {
+		d.find(path, "superblock", "", "says that journal segments have %d bytes", d.info.SegmentBytes)
+		return false, nil
+	}
 	return true, nil
 }
 
