@@ -19,6 +19,6 @@
 //
 // # Locks
 //
-// Disk.mu > Group.mu; neither is held over a sync. Disk.committing is true while somebody is in the journal's sync: whoever else
+// space.mu > Disk.mu > Group.mu; none is held over a sync. Disk.committing is true while somebody is in the journal's sync: whoever else
 // needs one waits until it has ended. The apply loop holds no lock while it is in the store.
 package replication

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -28,17 +29,17 @@ func TestFailedWrites(t *testing.T) {
 		fs := replicationtest.NewDisk(t, s)
 		h := replicationtest.NewSmallHistory(t, s, fs)
 		first, _ := fs.Calls()
-		var failed *faultfs.Op
+		var victim atomic.Pointer[faultfs.Op]
 		fs.Watch(&faultfs.Hooks{Before: func(op *faultfs.Op) error {
 			changes := op.Kind == faultfs.Write || op.Kind == faultfs.Sync || op.Kind == faultfs.SyncDir || op.Kind == faultfs.Create
-			if failed == nil && changes && survivable(op) && op.Call-first > int64(s*7%400) {
-				failed = op
+			if changes && survivable(op) && op.Call-first > int64(s*7%400) && victim.CompareAndSwap(nil, op) {
 				op.Part = op.Len / 3
 				return fmt.Errorf("%s: %w", op.Path, syscall.EIO)
 			}
 			return nil
 		}})
 		require.NoError(t, h.RunToFailure(100), "seed %d", s)
+		failed := victim.Load()
 		if failed == nil {
 			h.Stop()
 			continue
@@ -63,16 +64,16 @@ func TestFailedReads(t *testing.T) {
 		h := replicationtest.NewSmallHistory(t, s, fs)
 		require.NoError(t, h.RunToFailure(80))
 		require.NoError(t, h.Err())
-		n := 0
+		var n atomic.Int64
 		fs.Watch(&faultfs.Hooks{Before: func(op *faultfs.Op) error {
-			if n++; op.Kind == faultfs.Read && n%3 == 0 {
+			if k := n.Add(1); op.Kind == faultfs.Read && k%3 == 0 {
 				return syscall.EIO
 			}
 			return nil
 		}})
 		bad := h.ReadAllUnder()
 		fs.Watch(nil)
-		reads += n
+		reads += int(n.Load())
 		errors += bad
 		h.Same()
 		h.Stop()

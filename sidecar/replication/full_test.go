@@ -15,14 +15,14 @@ import (
 // without a restart, and crashes at any moment lose nothing.
 func TestFullDisk(t *testing.T) {
 	refused, images := 0, 0
-	for s := uint64(1); s <= uint64(*seeds)/2; s++ {
+	for s := uint64(1); s <= uint64(*seeds)/4; s++ {
 		t.Run(fmt.Sprintf("seed=%d", s), func(t *testing.T) {
 			fs := replicationtest.NewDisk(t, s)
 			h := replicationtest.NewSmallHistory(t, s, fs)
 			defer func() { h.Stop() }()
 			fs.Limit(fs.Used() + 850<<10 + int64(s%5)*(100<<10))
-			verify := h.Watch(t, fs, s, 60)
-			for range 3 {
+			verify := h.Watch(t, fs, s, 25)
+			for range 2 {
 				for k := 0; k < 10; {
 					full, err := h.FullStep()
 					require.NoError(t, err)
@@ -62,7 +62,7 @@ func TestNoSpaceFromCall(t *testing.T) {
 			}
 			return nil
 		}})
-		for range 80 {
+		for range 60 {
 			full, err := h.FullStep()
 			require.NoError(t, err)
 			if full {
@@ -79,7 +79,7 @@ func TestNoSpaceFromCall(t *testing.T) {
 	}
 	total, _ := calls(func(int64) bool { return false }, 1)
 	points, refused := 0, 0
-	for at := int64(1); at < total; at += max(1, total/int64(2**seeds)) {
+	for at := int64(1); at < total; at += max(1, total/int64(*seeds)) {
 		for _, length := range []int64{1, 100, 1 << 40} {
 			_, n := calls(func(call int64) bool { return call >= at && call < at+length }, 1)
 			refused += n
