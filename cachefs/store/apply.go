@@ -249,8 +249,13 @@ func (s *Store) Checkpoint() (Checkpoint, error) {
 	if err := s.arena.sync(); err != nil {
 		return Checkpoint{}, s.fail(fmt.Errorf("checkpoint: %w", err))
 	}
-	if err := s.db.Flush(); err != nil {
+	flushed, err := s.db.AsyncFlush()
+	if err != nil {
 		return Checkpoint{}, s.fail(fmt.Errorf("checkpoint: %w", err))
+	}
+	select {
+	case <-flushed:
+	case <-s.stopped: // a flush that failed is tried again, for ever
 	}
 	if err := s.failure(); err != nil {
 		return Checkpoint{}, err

@@ -87,8 +87,9 @@ type Store struct {
 	mu    sync.RWMutex // blobs and what they point to; never held over disk I/O but Pebble's reads
 	blobs map[record.BlobID]*blob
 
-	failMu sync.Mutex
-	failed error
+	failMu  sync.Mutex
+	failed  error
+	stopped chan struct{} // closed when failed is set
 }
 
 var appliedKey = []byte{meta.LocalPrefix, 0}
@@ -105,7 +106,8 @@ func Open(cfg Config) (*Store, error) {
 	if cfg.BlobCache == 0 {
 		cfg.BlobCache = 1024
 	}
-	s := &Store{cfg: cfg, disk: &patient{FS: cfg.FS, logger: cfg.Logger, onFull: cfg.OnFull}, blobs: map[record.BlobID]*blob{}}
+	s := &Store{cfg: cfg, disk: &patient{FS: cfg.FS, logger: cfg.Logger, onFull: cfg.OnFull}, blobs: map[record.BlobID]*blob{},
+		stopped: make(chan struct{})}
 	cfg.Keys.SaltsFrom(s.salt)
 	s.cache = pebble.NewCache(cfg.CacheBytes)
 	db, err := pebble.Open(filepath.Join(cfg.Dir, "meta"), s.pebbleOptions())
@@ -261,6 +263,7 @@ func (s *Store) fail(err error) error {
 	defer s.failMu.Unlock()
 	if s.failed == nil {
 		s.failed = err
+		close(s.stopped)
 		s.cfg.Logger.Error("replica stopped: it will not be written again before a restart", "err", err)
 	}
 	return s.failed
