@@ -104,6 +104,9 @@ func (g *Group) Checkpoint() error {
 func (g *Group) saveCheckpoint(at store.Checkpoint) error {
 	// Never above what is synced: a power cut may leave the journal shorter than its end, and that is no damage.
 	from := min(g.keep(), g.disk.journal.Synced())
+	if err := g.disk.syncs.settle(); err != nil {
+		return err
+	}
 	if err := g.cfg.Replica.SaveCheckpoint(at, uint64(from)); err != nil {
 		return err
 	}

@@ -48,6 +48,7 @@ func (c Config) withDefaults() Config {
 type Disk struct {
 	cfg        Config
 	dir        *diskdir.Dir
+	syncs      *failStop
 	journal    *journal.Journal
 	space      space
 	mu         sync.Mutex
@@ -67,8 +68,10 @@ func OpenDisk(cfg Config, dir *diskdir.Dir) (*Disk, error) {
 	d := &Disk{cfg: cfg.withDefaults(), dir: dir, found: histories{},
 		kick: make(chan struct{}, 1), now: make(chan struct{}, 1), done: make(chan struct{})}
 	d.ended = sync.NewCond(&d.mu)
+	d.syncs = newFailStop(cfg.FS)
+	d.cfg.FS = d.syncs
 	var err error
-	d.journal, err = journal.Open(journal.Options{FS: cfg.FS, Dir: dir.JournalDir(), DiskID: dir.DiskID(), SegmentBytes: dir.SegmentBytes(),
+	d.journal, err = journal.Open(journal.Options{FS: d.cfg.FS, Dir: dir.JournalDir(), DiskID: dir.DiskID(), SegmentBytes: dir.SegmentBytes(),
 		Rand: cfg.Rand, Logger: cfg.Logger}, d.found.visit)
 	if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
