@@ -3,6 +3,7 @@ package powercut
 import (
 	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -68,6 +69,7 @@ func (l *lab) diskError(t *testing.T, o *outcomes, restart bool) {
 	end := j.run(t)
 	<-armed
 	fired := d.tell(t, diskOrder{Fault: &fault{}}).Fired
+	t.Logf("%+v: failed %d operations; the worker ended with %d: %s", f, fired, end.code, firstLines(end.output))
 	o.count(t, end, fired)
 	last := j
 	if restart {
@@ -80,6 +82,17 @@ func (l *lab) diskError(t *testing.T, o *outcomes, restart bool) {
 	require.NoError(t, d.stop())
 	o.remounted++
 	l.look(t, filepath.Join(dir, "disk.img"), last.Notes, 0)
+}
+
+// firstLines is what a worker says first, without the places.
+func firstLines(s string) string {
+	var lines []string
+	for line := range strings.Lines(s) {
+		if line = strings.TrimSpace(line); line != "" && !strings.Contains(line, ".go:") && len(lines) < 4 {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "; ")
 }
 
 func (o *outcomes) count(t *testing.T, end ended, fired int) {
@@ -124,7 +137,7 @@ func (l *lab) restart(t *testing.T, o *outcomes, before job) job {
 		return j
 	case endNoStart:
 		o.refused++
-		require.Regexp(t, "read-only file system|input/output error", end.output)
+		require.Regexp(t, "read-only file system|input/output error|mkdir .*: file exists", end.output)
 		return before
 	default:
 		require.Fail(t, "worker", "exit code %d: %s", end.code, end.output)

@@ -28,6 +28,7 @@ type diskServer struct {
 	volatile []undo // writes since the last flush
 	fault    fault
 	fired    int
+	bad      bool // data was lost
 }
 
 // undo is what a write has replaced.
@@ -36,7 +37,8 @@ type undo struct {
 	old, new []byte
 }
 
-// fault is an error to come. The disk is well again after it.
+// fault is an error to come. The disk is well again after it, but where data was lost: there all flushes fail until the next order,
+// so that everybody who may have trusted the disk, the file system's own threads too, is told before it looks well.
 type fault struct {
 	Flush bool `json:"flush"` // the next flushes or the next writes
 	After int  `json:"after"` // that many go well
@@ -122,13 +124,17 @@ func (d *diskServer) obey(o diskOrder) diskReport {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if o.Fault != nil {
-		d.fault = *o.Fault
+		d.fault, d.bad = *o.Fault, false
 	}
 	return diskReport{Fired: d.fired}
 }
 
 // fails counts an operation against the fault to come.
 func (d *diskServer) fails(flush bool) bool {
+	if flush && d.bad {
+		d.fired++
+		return true
+	}
 	if d.fault.Flush != flush || d.fault.Count == 0 {
 		return false
 	}
@@ -167,7 +173,8 @@ func (d *diskServer) Fsync(<-chan struct{}, *fuse.FsyncIn) fuse.Status {
 		d.mu.Lock()
 	}
 	if d.fails(true) {
-		if d.fault.Lose {
+		if d.fault.Lose && !d.bad {
+			d.bad = true
 			if err := d.lose(); err != nil {
 				fmt.Fprintln(os.Stderr, "disk: lose:", err)
 			}

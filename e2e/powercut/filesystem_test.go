@@ -44,10 +44,7 @@ func (fs fileSystem) make(t testing.TB, file string) {
 }
 
 // mounted is a file system on a loop device.
-type mounted struct {
-	dir  string
-	loop *os.File // keeps the device until it is mounted
-}
+type mounted struct{ dir string }
 
 // mount mounts the disk in a file at a new directory. direct: the loop device passes each request on at once.
 func (fs fileSystem) mount(file, dir string, direct bool) (*mounted, error) {
