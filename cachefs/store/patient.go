@@ -2,8 +2,8 @@ package store
 
 import (
 	"errors"
+	"io/fs"
 	"log/slog"
-	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -122,7 +122,7 @@ func (p *patient) Rename(from, to string) error {
 	return p.try(func() error { return p.FS.Rename(from, to) })
 }
 
-func (p *patient) MkdirAll(dir string, perm os.FileMode) error {
+func (p *patient) MkdirAll(dir string, perm fs.FileMode) error {
 	return p.try(func() error { return p.FS.MkdirAll(dir, perm) })
 }
 
@@ -131,12 +131,12 @@ func (p *patient) Unwrap() disk.FS { return p.FS }
 // patientFile is a file on a patient FS.
 type patientFile struct {
 	disk.File
-	fs *patient
+	disk *patient
 }
 
 func (f *patientFile) Write(b []byte) (int, error) {
 	done := 0
-	err := f.fs.try(func() error {
+	err := f.disk.try(func() error {
 		n, err := f.File.Write(b[done:])
 		done += n
 		return err
@@ -146,7 +146,7 @@ func (f *patientFile) Write(b []byte) (int, error) {
 
 func (f *patientFile) WriteAt(b []byte, off int64) (int, error) {
 	done := 0
-	err := f.fs.try(func() error {
+	err := f.disk.try(func() error {
 		n, err := f.File.WriteAt(b[done:], off+int64(done))
 		done += n
 		return err
@@ -155,7 +155,7 @@ func (f *patientFile) WriteAt(b []byte, off int64) (int, error) {
 }
 
 func (f *patientFile) PunchHole(off, n int64) error {
-	return f.fs.try(func() error { return disk.PunchHole(f.File, off, n) })
+	return f.disk.try(func() error { return disk.PunchHole(f.File, off, n) })
 }
 
 // Stalled tells whether what is applied waits for space on the disk.
