@@ -18,6 +18,8 @@ KILLS ?= 200
 FUZZTIME ?= 10s
 # How many crash points `make crash` tries.
 POINTS ?= 100000
+# Power cuts of `make powercut` on ext4.
+IMAGES ?= 1000
 SEED ?=
 # The vulnerability database of `make check`, for machines that do not reach the public one: VULNDB=file:///srv/vulndb
 VULNDB ?=
@@ -29,7 +31,7 @@ ifneq ($(shell git status --porcelain >/dev/null 2>&1 && echo yes),yes)
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 endif
 
-.PHONY: help build dev test check bench storm crash planted fuzz clean
+.PHONY: help build dev test check bench storm crash planted powercut fuzz clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|' 2>/dev/null || \
@@ -67,6 +69,11 @@ planted: ## plant bugs in the code, one at a time; the crash points must find ea
 storm: ## kill -9 the sidecar KILLS times under pgbench, random I/O and a metadata storm; prints the longest pause
 	@scripts/need test
 	go test ./e2e -run '^TestStorm$$' -count=1 -v -timeout 60m -args -kills=$(KILLS)
+
+powercut: ## cut the power of ext4 IMAGES times and of XFS a fifth of that, shut them down, let their disks fail (SEED=)
+	@scripts/need test
+	go test ./e2e/powercut -count=1 -v -timeout 6h -args -images=$(IMAGES) -xfs-images=$$(($(IMAGES) / 5)) -shutdowns=50 -faults=100 \
+		$(if $(SEED),-seed=$(SEED))
 
 fuzz: ## every fuzz target for FUZZTIME each
 	@scripts/fuzz $(FUZZTIME)

@@ -99,6 +99,9 @@ func inNamespace() (code int, err error) {
 // settle makes the new namespace private, lets go of the mounts of other people (a mount that is held here would not end there),
 // and puts a disk in memory at base.
 func settle(base string) error {
+	if err := os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin"); err != nil { // of mkfs
+		return err
+	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
