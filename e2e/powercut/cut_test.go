@@ -121,11 +121,13 @@ func (c *cutter) close(t testing.TB) { require.NoError(t, c.durable.Close()) }
 // tally counts what was tried.
 type tally struct {
 	images, runs                 int
+	broken                       int // images without a file system; images does not count them
 	durable, kept, dropped, torn int // writes behind an image: flushed, there by chance, not there, there in parts
 }
 
 func (s tally) String() string {
-	return fmt.Sprintf("%d images of %d runs; writes: %d flushed, %d kept (%d of them torn), %d dropped", s.images, s.runs, s.durable, s.kept, s.torn, s.dropped)
+	return fmt.Sprintf("%d images of %d runs (%d more that the file system did not survive); writes: %d flushed, %d kept (%d of them torn), %d dropped",
+		s.images, s.runs, s.broken, s.durable, s.kept, s.torn, s.dropped)
 }
 
 // covered is the position up to which flushes that ended before at have made writes durable.
