@@ -72,7 +72,7 @@ storm: ## kill -9 the sidecar KILLS times under pgbench, random I/O and a metada
 
 powercut: ## cut the power of ext4 IMAGES times and of XFS a fifth of that, shut them down, let their disks fail (SEED=)
 	@scripts/need test
-	go test ./e2e/powercut -count=1 -v -timeout 6h -args -images=$(IMAGES) -xfs-images=$$(($(IMAGES) / 5)) -shutdowns=50 -faults=100 \
+	go test ./e2e/powercut -count=1 -v -timeout 6h -args -images=$(IMAGES) -xfs-images=$$(($(IMAGES) / 5)) -shutdowns=50 -faults=100 -steps=300 \
 		$(if $(SEED),-seed=$(SEED))
 
 fuzz: ## every fuzz target for FUZZTIME each

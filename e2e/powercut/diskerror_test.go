@@ -53,9 +53,9 @@ func (l *lab) diskError(t *testing.T, o *outcomes, restart bool) {
 	d := startRecorder(t, dir)
 	m, err := l.fs.mount(d.file(), filepath.Join(dir, "mnt"), true)
 	require.NoError(t, err)
-	j := job{Root: m.dir, Notes: filepath.Join(dir, "notes"), Position: d.logFile(), Seed: l.rng.Uint64(), Steps: 250}
+	j := job{Root: m.dir, Notes: filepath.Join(dir, "notes"), Position: d.logFile(), Seed: l.rng.Uint64(), Steps: 20 + *steps}
 	armed := make(chan struct{})
-	f := fault{Flush: l.rng.IntN(3) > 0, After: l.rng.IntN(80), Count: 1 + l.rng.IntN(2), Lose: l.rng.IntN(3) > 0}
+	f := fault{Flush: l.rng.IntN(3) > 0, After: l.rng.IntN(1 + *steps/4), Count: 1 + l.rng.IntN(2), Lose: l.rng.IntN(3) > 0}
 	go func() {
 		defer close(armed)
 		for {

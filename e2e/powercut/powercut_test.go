@@ -29,7 +29,7 @@ func powerCuts(t *testing.T, fs fileSystem, n int) {
 		if generation%4 == 0 {
 			l.first = disk0{image: l.empty} // an empty disk again
 		}
-		count := min(1+n/4, 20, n-l.tally.images)
+		count := min(5+n/6, 20, n-l.tally.images)
 		if !t.Run(fmt.Sprintf("run=%d", generation), func(t *testing.T) { l.run(t, count) }) {
 			t.Logf("VIOLATION on %s after %v; seed %d", fs.name, l.tally, l.seed)
 			return
@@ -125,7 +125,7 @@ func (l *lab) record(t *testing.T, dir string, first disk0) job {
 	d := startRecorder(t, dir)
 	m, err := l.fs.mount(d.file(), filepath.Join(dir, "mnt"), true)
 	require.NoError(t, err)
-	j := job{Root: m.dir, Notes: filepath.Join(dir, "notes"), Position: d.logFile(), Seed: l.rng.Uint64(), Steps: 50 + l.rng.IntN(250),
+	j := job{Root: m.dir, Notes: filepath.Join(dir, "notes"), Position: d.logFile(), Seed: l.rng.Uint64(), Steps: 20 + l.rng.IntN(*steps),
 		Kill: l.rng.IntN(2) == 0, Earlier: first.notes, At: first.at}
 	end := j.run(t)
 	if j.Kill {
