@@ -92,6 +92,9 @@ func inNamespace() (code int, err error) {
 	err = cmd.Run()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
+		if !exit.Exited() {
+			return 1, fmt.Errorf("the tests: %w", err)
+		}
 		return max(exit.ExitCode(), 1), nil
 	}
 	return 0, err
