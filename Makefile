@@ -64,7 +64,7 @@ crash: ## crash random histories at POINTS points of a simulated disk (SEED= rep
 	go test ./sidecar/replication -run '^TestCrashPoints$$' -v -count=1 -timeout 24h -points $(POINTS) $(if $(SEED),-seed $(SEED))
 
 planted: ## plant bugs in the code, one at a time; the crash points must find each
-	go test ./sidecar/replication -run '^TestPlanted' -v -count=1 -timeout 2h -planted
+	go test -tags planted ./sidecar/replication -run '^TestPlanted' -v -count=1 -timeout 2h
 
 storm: ## kill -9 the sidecar KILLS times under pgbench, random I/O and a metadata storm; prints the longest pause
 	@scripts/need test

@@ -131,6 +131,33 @@ func (fs *FS) Create(caller *Caller, parent meta.Ino, name string, n Node) (Attr
 	return Attr{ino, in}, nil
 }
 
+// Tmpfile makes a file without a name (O_TMPFILE) in the file system of a directory, and counts a reference of the kernel. It goes when
+// the kernel forgets it, unless Link gives it a name.
+func (fs *FS) Tmpfile(caller *Caller, parent meta.Ino, mode uint32) (Attr, error) {
+	if err := fs.cfg.Log.Room(0); err != nil {
+		return Attr{}, err
+	}
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	dir, err := fs.directory(parent)
+	if err != nil {
+		return Attr{}, err
+	}
+	c := fs.begin(caller)
+	ino, in, err := c.newInode(&dir, Node{Mode: mode})
+	if err != nil {
+		return Attr{}, err
+	}
+	in.Nlink = 0
+	c.set(meta.OrphanKey(ino), []byte{byte(meta.OrphanUnlinked)})
+	c.setInode(ino, in)
+	if err := c.commit(answerIno(ino)); err != nil {
+		return Attr{}, err
+	}
+	fs.Remembered(ino)
+	return Attr{ino, in}, nil
+}
+
 // newInode makes an inode with one link in dir, by the rules of set-group-ID directories.
 func (c *change) newInode(dir *meta.Inode, n Node) (meta.Ino, meta.Inode, error) {
 	ino, err := c.newIno()

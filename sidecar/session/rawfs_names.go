@@ -112,6 +112,20 @@ func (w *worker) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *
 	return w.create(in.NodeId, name, cachefs.Node{Mode: in.Mode&0o7777 | syscall.S_IFREG}, &out.EntryOut)
 }
 
+func (w *worker) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
+	out.OpenOut = fuse.OpenOut{OpenFlags: fuse.FOPEN_KEEP_CACHE}
+	a, err := w.firstEntry(func() (cachefs.Attr, error) {
+		if err := w.fs.Admit(); err != nil {
+			return cachefs.Attr{}, err
+		}
+		return w.fs.Tmpfile(&w.caller, meta.Ino(in.NodeId), in.Mode&0o7777|syscall.S_IFREG)
+	})
+	if err == nil {
+		fillEntry(&a, &out.EntryOut)
+	}
+	return w.status(err)
+}
+
 func (w *worker) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
 	a, err := w.firstEntry(func() (cachefs.Attr, error) {
 		if err := w.fs.Admit(); err != nil {
