@@ -70,7 +70,8 @@ type Checkpoint struct {
 // Replay starts at the checkpoint, not at the index that Pebble has: of a record at or below Pebble's index only the blocks are
 // written again, and only those whose seal in the store is still the record's own (the block of an older record would overwrite
 // a newer one). Slots freed at index i are given out again only after a checkpoint at or above i, and none is given out before
-// the checkpoint that ends replay: until then new blobs go behind the end of the arena.
+// the checkpoint that ends replay: until then new blobs go behind the end of the arena. Blocks that replay writes are punched first:
+// see arena.write.
 type Store struct {
 	cfg   Config
 	disk  *patient // where the state is
