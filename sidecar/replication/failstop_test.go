@@ -143,9 +143,15 @@ func TestReplayPunchesFirst(t *testing.T) {
 		require.NoError(t, h.RunToFailure(60))
 		after := fs.Image(rand.New(rand.NewPCG(s, 1)), faultfs.Killed, nil)
 		h.Stop()
+		var mu sync.Mutex           // Pebble works in the background
 		punched := map[int64]bool{} // blocks
 		replayed := false
+		var mu sync.Mutex // hooks are called from everywhere
 		after.Watch(&faultfs.Hooks{Before: func(op *faultfs.Op) error {
+			mu.Lock()
+			defer mu.Unlock()
+			mu.Lock()
+			defer mu.Unlock()
 			replayed = replayed || op.Base() == "superblock" && op.Kind == faultfs.Write
 			for off := op.Off; op.Base() == "arena" && !replayed && off < op.Off+int64(op.Len); off += record.BlockSize {
 				switch op.Kind {
