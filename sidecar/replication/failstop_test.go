@@ -146,10 +146,7 @@ func TestReplayPunchesFirst(t *testing.T) {
 		var mu sync.Mutex           // Pebble works in the background
 		punched := map[int64]bool{} // blocks
 		replayed := false
-		var mu sync.Mutex // hooks are called from everywhere
 		after.Watch(&faultfs.Hooks{Before: func(op *faultfs.Op) error {
-			mu.Lock()
-			defer mu.Unlock()
 			mu.Lock()
 			defer mu.Unlock()
 			replayed = replayed || op.Base() == "superblock" && op.Kind == faultfs.Write
