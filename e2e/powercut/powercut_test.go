@@ -1,7 +1,6 @@
 package powercut
 
 import (
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -157,7 +156,7 @@ func (l *lab) points(log *diskLog, notes *replicationtest.Notes, count int) []in
 func (l *lab) check(t *testing.T, image string, notes *replicationtest.Notes, at int64) bool {
 	dir := filepath.Join(filepath.Dir(image), "check")
 	m, err := l.fs.mount(image, dir, false)
-	if l.fs.mayBreak && errors.Is(err, unix.EBADMSG) {
+	if broken(err) {
 		l.tally.images--
 		l.tally.broken++
 		return false

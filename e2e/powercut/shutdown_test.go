@@ -1,7 +1,6 @@
 package powercut
 
 import (
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -90,7 +89,7 @@ func (l *lab) look(t *testing.T, image, notesFile string) bool {
 	notes, err := replicationtest.ReadNotes(notesFile)
 	require.NoError(t, err)
 	m, err := l.fs.mount(image, filepath.Join(filepath.Dir(image), "check"), false)
-	if l.fs.mayBreak && errors.Is(err, unix.EBADMSG) {
+	if broken(err) {
 		return false
 	}
 	require.NoError(t, err)
