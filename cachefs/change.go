@@ -30,6 +30,12 @@ type change struct {
 	now      meta.Time
 	inodes   []inodeChange
 	chunks   []chunkChange
+	names    []nameChange
+}
+
+type nameChange struct {
+	id     nameID
+	dirent meta.Dirent // inode 0: gone
 }
 
 type inodeChange struct {
@@ -179,5 +185,8 @@ func (c *change) refreshCaches() {
 		} else {
 			remember(&fs.cacheMu, fs.chunks, ch.id, ch.chunk)
 		}
+	}
+	for _, n := range c.names {
+		remember(&fs.cacheMu, fs.names, n.id, n.dirent)
 	}
 }

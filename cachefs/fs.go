@@ -91,6 +91,7 @@ type FS struct {
 	cacheMu sync.Mutex
 	inodes  map[meta.Ino]meta.Inode
 	chunks  map[chunkID]meta.Chunk
+	names   map[nameID]meta.Dirent // inode 0: there is no such name
 
 	lookupMu sync.Mutex
 	lookups  map[meta.Ino]uint64 // what the kernel holds, as far as this process knows
@@ -109,6 +110,11 @@ type chunkID struct {
 	index uint64
 }
 
+type nameID struct {
+	parent meta.Ino
+	name   string
+}
+
 const cached = 16384 // entries in each cache
 
 // ErrNotFormatted is returned by Open for a volume that has no root directory.
@@ -120,7 +126,7 @@ func Open(ctx context.Context, cfg Config, format bool) (*FS, error) {
 	if cfg.Inodes == 0 {
 		cfg.Inodes = max(cfg.Size/record.BlockSize, 1024)
 	}
-	fs := &FS{cfg: cfg, over: newOverlay(), inodes: map[meta.Ino]meta.Inode{}, chunks: map[chunkID]meta.Chunk{},
+	fs := &FS{cfg: cfg, over: newOverlay(), inodes: map[meta.Ino]meta.Inode{}, chunks: map[chunkID]meta.Chunk{}, names: map[nameID]meta.Dirent{},
 		lookups: map[meta.Ino]uint64{}, reap: make(chan meta.Ino, 1024)}
 	cfg.Log.OnApplied(fs.applied)
 	b, ok, err := cfg.State.Get(meta.CountersKey())

@@ -3,6 +3,7 @@ package cachefs
 import (
 	"encoding/binary"
 	"errors"
+	"strings"
 	"syscall"
 
 	"github.com/remora-storage/remora/cachefs/meta"
@@ -38,16 +39,30 @@ func (fs *FS) Lookup(parent meta.Ino, name string) (Attr, error) {
 	return Attr{ino, in}, err
 }
 
-// dirent looks up a name; ENOENT if there is none. fs.mu must be held.
+// dirent looks up a name; ENOENT if there is none. The answer is remembered either way: the kernel looks a name up before it asks to
+// create it. fs.mu must be held.
 func (fs *FS) dirent(parent meta.Ino, name string) (meta.Dirent, error) {
-	b, ok, err := fs.get(meta.DirentKey(parent, name))
-	if err != nil {
-		return meta.Dirent{}, err
-	}
+	id := nameID{parent, name}
+	fs.cacheMu.Lock()
+	d, ok := fs.names[id]
+	fs.cacheMu.Unlock()
 	if !ok {
+		b, found, err := fs.get(meta.DirentKey(parent, name))
+		if err != nil {
+			return meta.Dirent{}, err
+		}
+		if found {
+			if d, err = meta.DecodeDirent(b); err != nil {
+				return meta.Dirent{}, err
+			}
+		}
+		id.name = strings.Clone(name) // it may be a part of the request's buffer
+		remember(&fs.cacheMu, fs.names, id, d)
+	}
+	if d.Ino == 0 {
 		return meta.Dirent{}, syscall.ENOENT
 	}
-	return meta.DecodeDirent(b)
+	return d, nil
 }
 
 // directory reads an inode that must be a living directory.
@@ -70,6 +85,7 @@ func (c *change) link(parent meta.Ino, dir *meta.Inode, name string, ino meta.In
 	c.set(meta.DirentKey(parent, name), d.Append(make([]byte, 0, 17)))
 	e := meta.CookieEntry{Ino: ino, Type: d.Type, Name: name}
 	c.set(meta.CookieKey(parent, d.Cookie), e.AppendValue(make([]byte, 0, 9+len(name))))
+	c.names = append(c.names, nameChange{nameID{parent, strings.Clone(name)}, d})
 	dir.Size++
 	dir.Mtime, dir.Ctime = c.now, c.now
 }
@@ -78,6 +94,7 @@ func (c *change) link(parent meta.Ino, dir *meta.Inode, name string, ino meta.In
 func (c *change) unlink(parent meta.Ino, dir *meta.Inode, name string, d meta.Dirent) {
 	c.delete(meta.DirentKey(parent, name))
 	c.delete(meta.CookieKey(parent, d.Cookie))
+	c.names = append(c.names, nameChange{id: nameID{parent, strings.Clone(name)}})
 	dir.Size--
 	dir.Mtime, dir.Ctime = c.now, c.now
 }

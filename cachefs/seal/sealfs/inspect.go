@@ -57,7 +57,7 @@ func (f *FS) Torn(name string) (end int64, changed bool, err error) {
 func (r *reader) opensBehind(b []byte) bool {
 	for at := 1; at+frameHeader+tagSize < len(b); at++ {
 		n := int(binary.LittleEndian.Uint32(b[at:]))
-		if n == 0 || n > frameBytes || at+frameHeader+n+tagSize > len(b) {
+		if n == 0 || n > maxFrame || at+frameHeader+n+tagSize > len(b) {
 			continue
 		}
 		sealed := b[at+frameHeader : at+frameHeader+n+tagSize]

@@ -22,8 +22,9 @@ const (
 	headerSize  = 48
 	frameHeader = 4
 	tagSize     = 16
-	// frameBytes of content fill a frame; a sync ends one early.
-	frameBytes = 16 << 10
+	// frameBytes of content fill a frame; a sync ends one early. Pebble reads blocks of about that size, at random.
+	frameBytes = 4 << 10
+	maxFrame   = 16 << 10 // what is accepted; version 1 wrote such frames at first
 )
 
 var magic = [8]byte{'R', 'M', 'R', 'F', 'I', 'L', 'E', '1'}
@@ -162,7 +163,7 @@ func (r *reader) index(size int64) error {
 			return err
 		}
 		n := int64(binary.LittleEndian.Uint32(b[:]))
-		if n == 0 || n > frameBytes || at+frameHeader+n+tagSize > size {
+		if n == 0 || n > maxFrame || at+frameHeader+n+tagSize > size {
 			break
 		}
 		r.frames = append(r.frames, frame{at: at, start: r.size, size: int(n)})
