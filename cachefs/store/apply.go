@@ -26,23 +26,43 @@ func (s *Store) Apply(entries []Entry) error {
 	batch := s.db.NewBatch()
 	defer batch.Close()
 	touched := map[record.BlobID]*blob{}
+	newest := map[string]*record.Mutation{} // of each key: what the records of one batch set in turn, the store sees once
 	for _, e := range entries {
 		if e.Index != s.position.Index+1 {
 			return s.fail(fmt.Errorf("apply: entry %d follows %d", e.Index, s.position.Index))
 		}
-		if err := s.applyOne(batch, e, touched); err != nil {
+		if err := s.applyOne(newest, e, touched); err != nil {
 			return s.fail(fmt.Errorf("apply index %d: %w", e.Index, err))
 		}
 		s.position.Index = e.Index
 	}
 	s.freed.Store(len(s.arena.freed) > 0)
-	if err := s.finish(batch, touched); err != nil {
+	err := mutate(batch, newest)
+	if err == nil {
+		err = s.finish(batch, touched)
+	}
+	if err != nil {
 		return s.fail(fmt.Errorf("apply up to index %d: %w", s.position.Index, err))
 	}
 	return nil
 }
 
-func (s *Store) applyOne(batch *pebble.Batch, e Entry, touched map[record.BlobID]*blob) error {
+func mutate(batch *pebble.Batch, newest map[string]*record.Mutation) error {
+	for _, m := range newest {
+		var err error
+		if m.Delete {
+			err = batch.Delete(m.Key, nil)
+		} else {
+			err = batch.Set(m.Key, m.Value, nil)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) applyOne(newest map[string]*record.Mutation, e Entry, touched map[record.BlobID]*blob) error {
 	r := e.Record
 	if r == nil || !s.position.Acceptance.Step(r.Kind, r.Name) {
 		return nil
@@ -54,15 +74,7 @@ func (s *Store) applyOne(batch *pebble.Batch, e Entry, touched map[record.BlobID
 			if m.Key[0] >= meta.LocalPrefix {
 				return fmt.Errorf("%w: record %v changes a local key", ErrDamaged, r.Name)
 			}
-			var err error
-			if m.Delete {
-				err = batch.Delete(m.Key, nil)
-			} else {
-				err = batch.Set(m.Key, m.Value, nil)
-			}
-			if err != nil {
-				return err
-			}
+			newest[string(m.Key)] = m
 		}
 		s.answers.step(r)
 	}

@@ -12,16 +12,62 @@ import (
 // applyBatch bounds the records that go into the store in one batch.
 const applyBatch = 128
 
+// applyBytes of records are applied without waiting for more.
+const applyBytes = 1 << 20
+
+// enqueue leaves committed records to the apply loop. They may wait a little: reads find them in the overlay, and one batch of many
+// costs the store less than many of one, above all where they change the same keys. g.mu is held.
+func (g *Group) enqueue(items []item, bytes int64) {
+	if len(g.queue) == 0 {
+		g.lag.Reset(g.disk.cfg.ApplyDelay)
+	}
+	g.queue = append(g.queue, items...)
+	g.queued += bytes
+	if g.applicable() {
+		g.work.Signal()
+	}
+}
+
+// applicable tells whether the apply loop has a batch to apply now. g.mu is held.
+func (g *Group) applicable() bool {
+	return len(g.queue) >= applyBatch || g.queued >= applyBytes || len(g.queue) > 0 && (g.due || g.urgent > 0)
+}
+
+// applyDue is called when the first of the queue has waited for long enough.
+func (g *Group) applyDue() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.due = true
+	g.work.Signal()
+}
+
+// hurry has everything applied at once until the function that it returns is called. g.mu is held, in both.
+func (g *Group) hurry() (done func()) {
+	g.urgent++
+	g.work.Signal()
+	return func() { g.urgent-- }
+}
+
+// dequeue takes the next batch. g.mu is held.
+func (g *Group) dequeue() []item {
+	items := g.queue[:min(len(g.queue), applyBatch)]
+	g.queue = g.queue[len(items):]
+	for i := range items {
+		g.queued -= int64(items[i].rec.EncodedSize())
+	}
+	g.due = g.due && len(g.queue) > 0
+	return items
+}
+
 // apply gives committed records to the store, in order, until Close.
 func (g *Group) apply() {
 	defer g.applier.Done()
 	for {
 		g.mu.Lock()
-		for len(g.queue) == 0 && g.failed == nil && !g.closing && !g.pressed {
-			g.changed.Wait()
+		for !g.applicable() && g.failed == nil && !g.closing && !g.pressed {
+			g.work.Wait()
 		}
-		items := g.queue[:min(len(g.queue), applyBatch)]
-		g.queue = g.queue[len(items):]
+		items := g.dequeue()
 		stop := g.failed != nil || len(items) == 0 && g.closing
 		onApplied := g.onApplied
 		g.mu.Unlock()
@@ -168,8 +214,10 @@ func (g *Group) Close(ctx context.Context) error {
 	g.mu.Lock()
 	g.closing = true
 	g.changed.Broadcast()
+	g.work.Broadcast()
 	g.mu.Unlock()
 	g.applier.Wait()
+	g.lag.Stop()
 	if err == nil {
 		err = g.Checkpoint()
 	}

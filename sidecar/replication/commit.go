@@ -62,7 +62,7 @@ func (g *Group) synced(lsn journal.LSN, err error, start, end int64) {
 		bytes += int64(items[i].rec.EncodedSize())
 	}
 	g.unaccepted -= bytes
-	g.queue = append(g.queue, items...)
+	g.enqueue(items, bytes)
 	first, last := items[0].rec.Name.Seq, items[len(items)-1].rec.Name.Seq
 	defer clear(items) // the queue has them: a record must not live on in a slice that has been left behind
 	g.commit = g.cfg.Trace.Commit(start, end, len(items), bytes, uint64(first), uint64(last), nil)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/remora-storage/remora/disk"
@@ -20,6 +21,7 @@ type Config struct {
 	Rand            io.Reader
 	Logger          *slog.Logger
 	MaxDelay        time.Duration // after which a record is committed although nobody waits; 0 means 10 ms
+	ApplyDelay      time.Duration // that an accepted record may wait for others to be applied with; 0 means 5 ms
 	MaxUnaccepted   int64         // bytes of one group beyond which Admit waits; 0 means 16 MiB
 	MaxUnapplied    int64         // bytes of one group beyond which Admit waits; 0 means 32 MiB
 	CheckpointBytes int64         // of journal between checkpoints; 0 means 32 MiB
@@ -36,6 +38,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MaxDelay == 0 {
 		c.MaxDelay = 10 * time.Millisecond
+	}
+	if c.ApplyDelay == 0 {
+		c.ApplyDelay = 5 * time.Millisecond
 	}
 	set(&c.MaxUnaccepted, 16<<20)
 	set(&c.MaxUnapplied, 32<<20)
@@ -57,10 +62,11 @@ type Disk struct {
 	groups     []*Group
 	found      histories // what the journal had, until the groups have taken it
 
-	kick chan struct{} // something was appended
-	now  chan struct{} // much was appended
-	done chan struct{}
-	wg   sync.WaitGroup
+	armed atomic.Bool   // the background will commit soon
+	kick  chan struct{} // it shall
+	now   chan struct{} // much was appended
+	done  chan struct{}
+	wg    sync.WaitGroup
 }
 
 // OpenDisk opens the journal of a directory and reads it. Closing the Disk closes the directory.
@@ -102,13 +108,17 @@ func (d *Disk) background() {
 		case <-timer.C:
 		case <-d.now:
 		}
+		d.armed.Store(false) // before the commit: what is appended from here on may miss it
 		d.commit()
 	}
 }
 
-// poke wakes the background; at once if much waits.
+// poke has the background commit soon; at once if much waits. It wakes nobody where that is arranged already: most records are
+// committed by whoever waits for them, and a goroutine woken for each would cost more than the record.
 func (d *Disk) poke(atOnce bool) {
-	wake(d.kick)
+	if !d.armed.Swap(true) {
+		wake(d.kick)
+	}
 	if atOnce {
 		wake(d.now)
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/remora-storage/remora/cachefs/record"
 	"github.com/remora-storage/remora/cachefs/seal"
@@ -36,8 +37,12 @@ type Group struct {
 
 	mu         sync.Mutex
 	changed    *sync.Cond // anything below has changed
+	work       *sync.Cond // the apply loop has something to do
 	core       core
 	queue      []item // accepted or not, committed, to be applied
+	queued     int64  // bytes
+	due        bool   // the first of queue has waited for long enough
+	urgent     int    // who waits for the apply loop
 	unaccepted int64  // bytes
 	unapplied  int64  // bytes
 	firstKept  journal.LSN
@@ -54,6 +59,7 @@ type Group struct {
 	hardAt          journal.LSN // where the newest HardState starts, at least
 	checkpoints     int         // so far
 	pressed         bool        // somebody needs a checkpoint for its space
+	lag             *time.Timer // sets due
 	applier         sync.WaitGroup
 }
 
@@ -61,7 +67,8 @@ type Group struct {
 // checkpoint that ends replay is durable.
 func (d *Disk) OpenGroup(cfg GroupConfig) (*Group, error) {
 	g := &Group{cfg: cfg, disk: d}
-	g.changed = sync.NewCond(&g.mu)
+	g.changed, g.work = sync.NewCond(&g.mu), sync.NewCond(&g.mu)
+	g.lag = time.AfterFunc(time.Hour, g.applyDue)
 	var err error
 	g.store, err = store.Open(store.Config{FS: d.cfg.FS, Dir: cfg.Replica.Path(), Checkpoint: cfg.Replica.Checkpoint(), Keys: cfg.Keys, Rand: d.cfg.Rand,
 		MemTableBytes: d.cfg.MemTableBytes, OnFull: g.changed.Broadcast, Logger: cfg.Logger})
@@ -195,6 +202,7 @@ func (g *Group) settle(ctx context.Context) error {
 	defer context.AfterFunc(ctx, g.changed.Broadcast)()
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	defer g.hurry()()
 	for g.failed == nil && ctx.Err() == nil && g.applied < g.core.last {
 		if g.store.Stalled() {
 			return fmt.Errorf("apply the log: %w", syscall.ENOSPC)
@@ -211,7 +219,9 @@ func (g *Group) Admit() error {
 	defer g.mu.Unlock()
 	for g.failed == nil && !g.store.Stalled() && (g.unaccepted > g.disk.cfg.MaxUnaccepted || g.unapplied > g.disk.cfg.MaxUnapplied) {
 		g.disk.poke(true)
+		done := g.hurry()
 		g.changed.Wait()
+		done()
 	}
 	return g.failed
 }
@@ -308,6 +318,7 @@ func (g *Group) failLocked(err error) {
 		g.cfg.Logger.Error("replica stopped", "replica", g.key().replica.String(), "err", err)
 	}
 	g.changed.Broadcast()
+	g.work.Broadcast()
 }
 
 // Status is where the log is.

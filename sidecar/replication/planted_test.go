@@ -27,8 +27,8 @@ func TestPlantedBugs(t *testing.T) {
 		edits []edit
 	}{
 		{"records are applied before the journal is synced", []edit{
-			{core + "commit.go", "\t\tg.core.written(lsn)\n", "\t\tg.core.written(lsn)\n\t\tg.queue = append(g.queue, g.core.bound...)\n\t\tg.changed.Broadcast()\n"},
-			{core + "commit.go", "\tg.queue = append(g.queue, items...)\n", ""},
+			{core + "commit.go", "\t\tg.core.written(lsn)\n", "\t\tg.core.written(lsn)\n\t\tg.enqueue(g.core.bound, applyBytes)\n"},
+			{core + "commit.go", "\tg.enqueue(items, bytes)\n", ""},
 			{core + "commit.go", "\tdefer clear(items)", "\t//"}}},
 		{"fsync is acknowledged before the journal is synced", []edit{
 			{core + "disk.go", "\tlsn, err := d.journal.Sync()\n", "\tlsn, err := d.journal.End(), error(nil)\n\tdefer d.journal.Sync()\n"}}},

@@ -89,7 +89,7 @@ func (g *Group) reclaim() bool {
 	before := g.checkpoints
 	for g.failed == nil && !g.closing && g.checkpoints == before && !g.store.Stalled() {
 		g.pressed = true
-		g.changed.Broadcast()
+		g.work.Signal()
 		g.changed.Wait()
 	}
 	return g.checkpoints > before
