@@ -13,7 +13,8 @@ import (
 type side struct {
 	name     string
 	dir      string
-	sidecars func(context.Context) ([]int, error) // nil: nobody serves it
+	sidecars func(context.Context) ([]int, error)    // nil: nobody serves it
+	metrics  func(context.Context) (requests, error) // nil: nobody counts its requests
 }
 
 // bench is a run in progress.
@@ -22,7 +23,9 @@ type bench struct {
 	dir   string // both sides are below it, on one disk
 	rig   *rig   // nil with -target
 	sides [2]side
-	logf  func(string, ...any)
+	// requests per operation of the volume, in the order in which they were counted
+	requests []RequestRow
+	logf     func(string, ...any)
 }
 
 // Run measures and reports:
@@ -57,6 +60,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err := b.idle(ctx, report, "after"); err != nil {
 		return err
 	}
+	report.Requests = b.requests
 	report.finish()
 	if err := report.write(cfg); err != nil {
 		return err
@@ -117,7 +121,7 @@ func (b *bench) volume(ctx context.Context, as, name string) (side, error) {
 	}
 	b.logf("%s: volume at %s", as, mount)
 	dir := filepath.Join(mount, "bench")
-	return side{name: as, dir: dir, sidecars: b.rig.sidecars}, b.shell(ctx, "mkdir %s", dir)
+	return side{name: as, dir: dir, sidecars: b.rig.sidecars, metrics: b.rig.requests}, b.shell(ctx, "mkdir %s", dir)
 }
 
 // close leaves nothing, except with -keep, and except below a mount that could not be taken away.
@@ -144,18 +148,25 @@ func (b *bench) idle(ctx context.Context, report *Report, when string) error {
 	if remora.sidecars == nil {
 		return nil
 	}
+	return b.resting(ctx, func() error {
+		rss, anonymous, err := memory(ctx, remora)
+		if err != nil {
+			return fmt.Errorf("memory of the sidecar: %w", err)
+		}
+		report.Memory[when+"_mib"] = float64(rss) / mib
+		report.Memory[when+"_anonymous_mib"] = float64(anonymous) / mib
+		return nil
+	})
+}
+
+// resting looks at a sidecar that had nothing to do for two seconds.
+func (b *bench) resting(ctx context.Context, look func() error) error {
 	select {
 	case <-time.After(2 * time.Second):
+		return look()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	rss, anonymous, err := memory(ctx, remora)
-	if err != nil {
-		return fmt.Errorf("memory of the sidecar: %w", err)
-	}
-	report.Memory[when+"_mib"] = float64(rss) / mib
-	report.Memory[when+"_anonymous_mib"] = float64(anonymous) / mib
-	return nil
 }
 
 // rounds prepares and measures every workload.
@@ -213,7 +224,13 @@ func (b *bench) measure(ctx context.Context, w workload, s side) (sample, error)
 	if err := b.clean(ctx); err != nil {
 		return nil, err
 	}
-	return w.measure(ctx, b, s)
+	var got sample
+	err := b.counting(ctx, s, w.counts, func() (float64, error) {
+		var err error
+		got, err = w.measure(ctx, b, s)
+		return got[operationsDone], err
+	})
+	return got, err
 }
 
 // short is a sample on one line.

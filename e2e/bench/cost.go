@@ -41,6 +41,27 @@ func (b *bench) spent(ctx context.Context, s side) cost {
 	return sum
 }
 
+// settled is spent when the sidecars have written what they had still to write: until nothing new was written for a while.
+func (b *bench) settled(ctx context.Context, s side) cost {
+	last := b.spent(ctx, s)
+	for range 50 {
+		if len(last.pids) == 0 {
+			return last
+		}
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+			return cost{}
+		}
+		now := b.spent(ctx, s)
+		if now.written == last.written {
+			return now
+		}
+		last = now
+	}
+	return last
+}
+
 // addTo puts what was spent since before into a sample, per operation and per byte of the application. It adds nothing where
 // there is no sidecar, or another one by now.
 func (c cost) addTo(got sample, before cost, operations, size int64) {

@@ -47,7 +47,7 @@ func sequentialWrite(size int64) func(context.Context, *bench, side) (sample, er
 		if err := b.worker(ctx, "write", layArgs{File: filepath.Join(s.dir, "w4.0"), Size: size}, &got); err != nil {
 			return nil, err
 		}
-		b.spent(ctx, s).addTo(got, before, size/mib, size)
+		b.settled(ctx, s).addTo(got, before, size/mib, size)
 		return got, nil
 	}
 }
@@ -124,7 +124,7 @@ func (b *bench) fio(ctx context.Context, s side, run time.Duration, args ...stri
 	if err != nil {
 		return nil, err
 	}
-	after := b.spent(ctx, s)
+	after := b.settled(ctx, s)
 	var report fioReport
 	if err := json.Unmarshal(out, &report); err != nil {
 		return nil, fmt.Errorf("fio's report %.200q: %w", out, err)
@@ -137,7 +137,7 @@ func (b *bench) fio(ctx context.Context, s side, run time.Duration, args ...stri
 	if job.Write.Total > 0 {
 		way = job.Write
 	}
-	got := sample{"iops": way.IOPS, "mib_s": way.PerSec / mib}
+	got := sample{"iops": way.IOPS, "mib_s": way.PerSec / mib, operationsDone: float64(way.Total)}
 	for _, p := range []string{"50", "99"} {
 		got["p"+p+"_us"] = way.Complete.Percentile[p+".000000"] / 1e3
 		if job.Sync.Latency.Percentile != nil {

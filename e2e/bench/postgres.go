@@ -126,7 +126,10 @@ func pgInit(scale int) func(context.Context, *bench, side) error {
 	}
 }
 
-var tps = regexp.MustCompile(`(?m)^tps = ([0-9.]+)`)
+var (
+	tps          = regexp.MustCompile(`(?m)^tps = ([0-9.]+)`)
+	transactions = regexp.MustCompile(`(?m)^number of transactions actually processed: ([0-9]+)`)
+)
 
 // pgBench starts the server anew each time: an idle one of the other side would write behind our back.
 func pgBench(clients int) func(context.Context, *bench, side) (sample, error) {
@@ -144,11 +147,12 @@ func pgBench(clients int) func(context.Context, *bench, side) (sample, error) {
 		if err != nil {
 			return nil, err
 		}
-		found := tps.FindSubmatch(out)
-		if found == nil {
+		found, done := tps.FindSubmatch(out), transactions.FindSubmatch(out)
+		if found == nil || done == nil {
 			return nil, fmt.Errorf("pgbench: no tps in %.300q", out)
 		}
 		value, err := strconv.ParseFloat(string(found[1]), 64)
-		return sample{"tps": value}, err
+		count, countErr := strconv.ParseFloat(string(done[1]), 64)
+		return sample{"tps": value, operationsDone: count}, errors.Join(err, countErr)
 	}
 }

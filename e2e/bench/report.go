@@ -24,7 +24,8 @@ type Report struct {
 	Sides    [2]string           `json:"sides"`
 	Memory   map[string]float64  `json:"sidecarMemory"` // idle_mib: RSS before any load; after_mib: after all of it; without the binary's pages: anonymous
 	Rows     []Result            `json:"rows"`          // of the table
-	Samples  map[string][]sample `json:"samples"`       // by "workload side", in order of rounds, with what the table does not show
+	Requests []RequestRow        `json:"requestsPerOperation"`
+	Samples  map[string][]sample `json:"samples"` // by "workload side", in order of rounds, with what the table does not show
 	Failures []string            `json:"failures"`
 
 	workloads []workload
@@ -40,7 +41,8 @@ type Result struct {
 	Ratio    *float64    `json:"ratio"`   // remora / plain
 	Low      *float64    `json:"lowestRatio"`
 	High     *float64    `json:"highestRatio"` // of single rounds
-	Goal     float64     `json:"goal"`         // 0: none
+	Goal     float64     `json:"goal"`         // least ratio; 0: none
+	Most     float64     `json:"most"`         // largest value of the volume; 0: none
 }
 
 func (r *Report) add(workload, side string, got sample) {
@@ -53,7 +55,7 @@ func (r *Report) finish() {
 	for _, w := range r.workloads {
 		plain, remora := r.Samples[w.name+" "+r.Sides[0]], r.Samples[w.name+" "+r.Sides[1]]
 		for _, row := range w.rows {
-			result := Result{Workload: w.name, Metric: row.metric, Title: row.title, Unit: row.unit, Goal: row.goal}
+			result := Result{Workload: w.name, Metric: row.metric, Title: row.title, Unit: row.unit, Goal: row.goal, Most: row.most}
 			result.Medians[1] = median(values(remora, row.metric))
 			if !row.own {
 				result.Medians[0] = median(values(plain, row.metric))
@@ -126,30 +128,63 @@ func (r *Report) table(out io.Writer) error {
 		}
 		_, _ = fmt.Fprintln(t, "|")
 	}
-	line("", "what", "unit", r.Sides[0], r.Sides[1], "ratio", "rounds", "goal")
-	line("---", "---", "---", "---", "---", "---", "---", "---")
+	line("", "what", "unit", r.Sides[0], r.Sides[1], "ratio", "rounds", "goal", "met")
+	line(slices.Repeat([]string{"---"}, 9)...)
 	for _, row := range r.Rows {
-		spread, goal := "", ""
+		spread := ""
 		if row.Low != nil && r.Rounds > 1 {
 			spread = fmt.Sprintf("%.2f-%.2f", *row.Low, *row.High)
 		}
-		if row.Goal > 0 {
-			goal = fmt.Sprintf(">= %.2f", row.Goal)
-		}
-		line(row.Workload, row.Title, row.Unit, number(row.Medians[0]), number(row.Medians[1]), ratio(row.Ratio), spread, goal)
+		goal, met := row.verdict()
+		line(row.Workload, row.Title, row.Unit, number(row.Medians[0]), number(row.Medians[1]), ratio(row.Ratio), spread, goal, met)
 	}
 	for _, when := range []string{"idle", "after"} {
 		if v, ok := r.Memory[when+"_mib"]; ok {
+			row := Result{Medians: [2]*float64{nil, &v}, Most: map[string]float64{"idle": 40}[when]}
 			title := map[string]string{"idle": "memory of an idle sidecar (RSS)", "after": "  the same after all of the above"}[when]
-			line("memory", title, "MiB", "", number(&v), "", "", map[string]string{"idle": "<= 40"}[when])
+			goal, met := row.verdict()
+			line("memory", title, "MiB", "", number(&v), "", "", goal, met)
 		}
 	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
+	if err := r.requestTable(out); err != nil {
+		return err
+	}
 	_, err := fmt.Fprintf(out, "\n%s\n%d rounds, medians; %.0f s per timed measurement, %.0f s in all; %s\n",
 		r.Host, r.Rounds, r.Seconds, r.Took, r.Cache)
 	return err
+}
+
+// verdict is the goal of a row, and whether it was met.
+func (r *Result) verdict() (goal, met string) {
+	ok := false
+	switch {
+	case r.Goal > 0:
+		goal, ok = fmt.Sprintf(">= %.2f", r.Goal), r.Ratio != nil && *r.Ratio >= r.Goal
+	case r.Most > 0:
+		goal, ok = "<= "+strconv.FormatFloat(r.Most, 'f', -1, 64), r.Medians[1] != nil && *r.Medians[1] <= r.Most
+	default:
+		return "", ""
+	}
+	if ok {
+		return goal, "yes"
+	}
+	return goal, "no"
+}
+
+// requestTable is the second table: what one operation of an application asks of the sidecar.
+func (r *Report) requestTable(out io.Writer) error {
+	if len(r.Requests) == 0 {
+		return nil
+	}
+	t := tabwriter.NewWriter(out, 0, 0, 1, ' ', 0)
+	_, _ = fmt.Fprint(t, "\n| operation of an application\t| requests\t| which\t|\n| ---\t| ---\t| ---\t|\n") // errors come back from Flush
+	for _, row := range r.Requests {
+		_, _ = fmt.Fprintf(t, "| %s\t| %.2f\t| %s\t|\n", row.Operation, row.Requests, row.which())
+	}
+	return t.Flush()
 }
 
 func number(v *float64) string {

@@ -27,7 +27,7 @@ func sqliteCommits(n int) func(context.Context, *bench, side) (sample, error) {
 		if _, err := b.run(ctx, 2*time.Minute, cmd); err != nil {
 			return nil, err
 		}
-		return sample{"tps": float64(n) / time.Since(start).Seconds()}, nil
+		return sample{"tps": float64(n) / time.Since(start).Seconds(), operationsDone: float64(n)}, nil
 	}
 }
 

@@ -22,6 +22,12 @@ func worker(args []string) error {
 		return work(args[1], func(a layArgs) (any, error) { return write(a) })
 	case "small-files":
 		return work(args[1], func(a smallFilesArgs) (any, error) { return runSmallFiles(a) })
+	case "operation":
+		return work(args[1], func(a operationArgs) (any, error) { return nil, doOperation(a) })
+	case "fill":
+		return work(args[1], func(a fillArgs) (any, error) { return fill(a) })
+	case "list":
+		return work(args[1], func(a listArgs) (any, error) { return runList(a) })
 	case "sync":
 		return work(args[1], func(dirs []string) (any, error) { return nil, syncDirs(dirs) })
 	}
@@ -43,11 +49,20 @@ func work[A any](args string, do func(A) (any, error)) error {
 
 // worker runs one and decodes its answer into got, unless that is nil.
 func (b *bench) worker(ctx context.Context, name string, args, got any) error {
+	return b.workerWithin(ctx, 3*time.Minute, name, args, got)
+}
+
+// longWorker may take twenty minutes.
+func (b *bench) longWorker(ctx context.Context, name string, args, got any) error {
+	return b.workerWithin(ctx, 20*time.Minute, name, args, got)
+}
+
+func (b *bench) workerWithin(ctx context.Context, limit time.Duration, name string, args, got any) error {
 	encoded, err := json.Marshal(args)
 	if err != nil {
 		return err
 	}
-	out, err := b.run(ctx, 3*time.Minute, exec.Command("/proc/self/exe", "worker", name, string(encoded)))
+	out, err := b.run(ctx, limit, exec.Command("/proc/self/exe", "worker", name, string(encoded)))
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
