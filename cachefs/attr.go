@@ -1,6 +1,8 @@
 package cachefs
 
 import (
+	"cmp"
+	"strings"
 	"syscall"
 
 	"github.com/remora-storage/remora/cachefs/meta"
@@ -44,15 +46,20 @@ func (fs *FS) SetAttr(caller *Caller, ino meta.Ino, s SetAttr) (Attr, error) {
 		return fs.setAttrSize(caller, ino, in, s)
 	}
 	c := fs.begin(caller)
-	c.applyAttr(&in, s)
+	if err := c.applyAttr(ino, &in, s); err != nil {
+		return Attr{}, err
+	}
 	c.setInode(ino, in)
 	return Attr{ino, in}, c.commit(nil)
 }
 
-func (c *change) applyAttr(in *meta.Inode, s SetAttr) {
+func (c *change) applyAttr(ino meta.Ino, in *meta.Inode, s SetAttr) error {
 	const perm = 0o7777
 	if s.Mode != nil {
 		in.Mode = in.Mode&^perm | *s.Mode&perm
+		if err := c.chmodACL(ino, in); err != nil {
+			return err
+		}
 	}
 	if s.UID != nil {
 		in.UID = *s.UID
@@ -79,6 +86,7 @@ func (c *change) applyAttr(in *meta.Inode, s SetAttr) {
 	if s.Ctime != nil {
 		in.Ctime = *s.Ctime
 	}
+	return nil
 }
 
 // killSuidGid does what the kernel does for its own file systems: sgid without group execution is not a set-group-ID bit.
@@ -112,13 +120,34 @@ func (fs *FS) inline(ino meta.Ino) ([]byte, error) {
 	return b, err
 }
 
+// badXattr refuses names that are in no namespace of ours: EOPNOTSUPP, or EINVAL if they are a namespace and nothing else.
+func badXattr(name string) error {
+	for _, space := range []string{"user.", "trusted.", "security."} {
+		if rest, ok := strings.CutPrefix(name, space); ok {
+			if rest == "" {
+				return syscall.EINVAL
+			}
+			return nil
+		}
+	}
+	if isACL(name) {
+		return nil
+	}
+	return syscall.EOPNOTSUPP
+}
+
 // GetXattr returns an extended attribute.
 func (fs *FS) GetXattr(ino meta.Ino, name string) ([]byte, error) {
 	fs.mu.RLock()
 	defer fs.mu.RUnlock()
+	if isACL(name) { // asked for at the first check of every file that is not the caller's own
+		if in, err := fs.inode(ino); err != nil || in.Flags&aclFlag(name) == 0 {
+			return nil, cmp.Or(err, error(syscall.ENODATA))
+		}
+	}
 	b, ok, err := fs.get(meta.XattrKey(ino, name))
 	if err == nil && !ok {
-		err = syscall.ENODATA
+		err = cmp.Or(badXattr(name), error(syscall.ENODATA))
 	}
 	return b, err
 }
@@ -140,15 +169,20 @@ func (fs *FS) ListXattr(ino meta.Ino) ([]string, error) {
 const (
 	XattrCreate  = 1
 	XattrReplace = 2
+	// XattrKillSgid: whoever sets the access ACL may not keep the set-group-ID bit. Not a flag of setxattr(2).
+	XattrKillSgid = 1 << 31
 )
 
-// SetXattr sets an extended attribute.
+// SetXattr sets an extended attribute. An access ACL sets the mode, too.
 func (fs *FS) SetXattr(caller *Caller, ino meta.Ino, name string, value []byte, flags uint32) error {
 	if len(name) > MaxName {
 		return syscall.ERANGE
 	}
 	if len(value) > MaxXattr {
 		return syscall.E2BIG
+	}
+	if err := badXattr(name); err != nil {
+		return err
 	}
 	if err := fs.cfg.Log.Room(int64(len(value))); err != nil {
 		return err
@@ -170,7 +204,11 @@ func (fs *FS) SetXattr(caller *Caller, ino meta.Ino, name string, value []byte, 
 		return syscall.ENODATA
 	}
 	c := fs.begin(caller)
-	c.set(key, append([]byte{}, value...))
+	if !isACL(name) {
+		c.set(key, append([]byte{}, value...))
+	} else if err := c.putACL(ino, &in, name, value, flags&XattrKillSgid != 0); err != nil {
+		return err
+	}
 	in.Ctime = c.now
 	c.setInode(ino, in)
 	return c.commit(nil)
@@ -188,10 +226,16 @@ func (fs *FS) RemoveXattr(caller *Caller, ino meta.Ino, name string) error {
 	if _, exists, err := fs.get(key); err != nil {
 		return err
 	} else if !exists {
+		if isACL(name) {
+			return nil // as local file systems answer
+		}
 		return syscall.ENODATA
 	}
 	c := fs.begin(caller)
 	c.delete(key)
+	if isACL(name) {
+		in.Flags &^= aclFlag(name)
+	}
 	in.Ctime = c.now
 	c.setInode(ino, in)
 	return c.commit(nil)

@@ -101,7 +101,8 @@ func (c *change) unlink(parent meta.Ino, dir *meta.Inode, name string, d meta.Di
 
 // Node is what Create makes.
 type Node struct {
-	Mode   uint32 // type and permissions; the kernel has applied the umask
+	Mode   uint32 // type and permissions
+	Umask  uint32 // taken off the permissions, unless the directory has a default ACL; 0 where the kernel has done that
 	Rdev   uint32
 	Target string // of a symlink
 }
@@ -127,7 +128,7 @@ func (fs *FS) Create(caller *Caller, parent meta.Ino, name string, n Node) (Attr
 		return Attr{}, err
 	}
 	c := fs.begin(caller)
-	ino, in, err := c.newInode(&dir, n)
+	ino, in, err := c.newInode(parent, &dir, n)
 	if err != nil {
 		return Attr{}, err
 	}
@@ -150,7 +151,7 @@ func (fs *FS) Create(caller *Caller, parent meta.Ino, name string, n Node) (Attr
 
 // Tmpfile makes a file without a name (O_TMPFILE) in the file system of a directory, and counts a reference of the kernel. It goes when
 // the kernel forgets it, unless Link gives it a name.
-func (fs *FS) Tmpfile(caller *Caller, parent meta.Ino, mode uint32) (Attr, error) {
+func (fs *FS) Tmpfile(caller *Caller, parent meta.Ino, n Node) (Attr, error) {
 	if err := fs.cfg.Log.Room(0); err != nil {
 		return Attr{}, err
 	}
@@ -161,7 +162,7 @@ func (fs *FS) Tmpfile(caller *Caller, parent meta.Ino, mode uint32) (Attr, error
 		return Attr{}, err
 	}
 	c := fs.begin(caller)
-	ino, in, err := c.newInode(&dir, Node{Mode: mode})
+	ino, in, err := c.newInode(parent, &dir, n)
 	if err != nil {
 		return Attr{}, err
 	}
@@ -175,8 +176,8 @@ func (fs *FS) Tmpfile(caller *Caller, parent meta.Ino, mode uint32) (Attr, error
 	return Attr{ino, in}, nil
 }
 
-// newInode makes an inode with one link in dir, by the rules of set-group-ID directories.
-func (c *change) newInode(dir *meta.Inode, n Node) (meta.Ino, meta.Inode, error) {
+// newInode makes an inode with one link in dir, by the rules of set-group-ID directories and default ACLs.
+func (c *change) newInode(parent meta.Ino, dir *meta.Inode, n Node) (meta.Ino, meta.Inode, error) {
 	ino, err := c.newIno()
 	if err != nil {
 		return 0, meta.Inode{}, err
@@ -188,6 +189,9 @@ func (c *change) newInode(dir *meta.Inode, n Node) (meta.Ino, meta.Inode, error)
 		if in.Mode&syscall.S_IFMT == syscall.S_IFDIR {
 			in.Mode |= syscall.S_ISGID
 		}
+	}
+	if err := c.inheritACL(parent, dir, ino, &in, n.Umask); err != nil {
+		return 0, meta.Inode{}, err
 	}
 	if n.Target != "" {
 		in.Size = uint64(len(n.Target))

@@ -28,7 +28,9 @@ func (fs *FS) setAttrSize(caller *Caller, ino meta.Ino, in meta.Inode, s SetAttr
 	if err != nil {
 		return Attr{}, err
 	}
-	c.applyAttr(&in, s)
+	if err := c.applyAttr(ino, &in, s); err != nil {
+		return Attr{}, err
+	}
 	if changed && s.Mtime == nil {
 		in.Mtime = c.now
 	}

@@ -18,6 +18,9 @@ var (
 	sampleChunk    = Chunk{Blob: 1, Birth: Change{2, 3}, Last: Change{4, 5}, Blocks: Bitmap{1, 2, 3, 4}}
 	sampleDirent   = Dirent{Ino: 9, Type: 8, Cookie: 77}
 	sampleCookie   = CookieEntry{Cookie: 77, Ino: 9, Type: 8, Name: "naïve"}
+	sampleACLInode = Inode{Mode: 0o40755, Nlink: 2, Flags: FlagAccessACL | FlagDefaultACL, Parent: Root}
+	sampleACL      = ACL{{ACLUserObj, 7, none}, {ACLUser, 6, 1000}, {ACLGroupObj, 5, none}, {ACLGroup, 4, 0x01020304}, {ACLMask, 5, none},
+		{ACLOther, 1, none}}
 	sampleCounters = Counters{1, 2, 3, 4, 5}
 )
 
@@ -34,6 +37,8 @@ func TestGolden(t *testing.T) {
 		{"chunk", ChunkKey(258, 513), sampleChunk.Append(nil)},
 		{"orphan", OrphanKey(258), []byte{byte(OrphanUnlinked)}},
 		{"xattr", XattrKey(258, "user.a"), []byte("v")},
+		{"inode with ACLs", InodeKey(259), sampleACLInode.Append(nil)},
+		{"acl", XattrKey(259, XattrAccessACL), sampleACL.Append(nil)},
 		{"counters", CountersKey(), sampleCounters.Append(nil)},
 		{"salt", SaltKey(3), nil},
 	} {

@@ -18,7 +18,9 @@ func TimeOf(t time.Time) Time { return Time{t.Unix(), uint32(t.Nanosecond())} }
 
 // Inode flags; the numbers reach the disk.
 const (
-	FlagInline = 1 << 0 // content is in InlineKey, not in chunks
+	FlagInline     = 1 << 0 // content is in InlineKey, not in chunks
+	FlagAccessACL  = 1 << 1 // has the extended attribute XattrAccessACL
+	FlagDefaultACL = 1 << 2 // has the extended attribute XattrDefaultACL
 )
 
 // Inode is what stat shows, and how the content is kept.

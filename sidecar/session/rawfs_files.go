@@ -148,20 +148,24 @@ func (w *worker) ListXAttr(_ <-chan struct{}, h *fuse.InHeader, dst []byte) (uin
 }
 
 func (w *worker) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, data []byte) fuse.Status {
-	if isACL(name) {
+	if w.refusedACL(name) {
 		return fuse.Status(syscall.EOPNOTSUPP)
 	}
-	return w.once(func() error { return w.fs.SetXattr(&w.caller, meta.Ino(in.NodeId), name, data, in.Flags) })
+	flags := in.Flags
+	if w.s.flags&fuse.CAP_SETXATTR_EXT != 0 && in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0 {
+		flags |= cachefs.XattrKillSgid
+	}
+	return w.once(func() error { return w.fs.SetXattr(&w.caller, meta.Ino(in.NodeId), name, data, flags) })
 }
 
 func (w *worker) RemoveXAttr(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
-	if isACL(name) {
+	if w.refusedACL(name) {
 		return fuse.Status(syscall.EOPNOTSUPP)
 	}
 	return w.once(func() error { return w.fs.RemoveXattr(&w.caller, meta.Ino(h.NodeId), name) })
 }
 
-// isACL: an ACL that nobody enforces must not be taken.
-func isACL(name string) bool {
-	return name == "system.posix_acl_access" || name == "system.posix_acl_default"
+// refusedACL: an ACL that nobody enforces must not be taken, as on a connection that was negotiated without ACLs.
+func (w *worker) refusedACL(name string) bool {
+	return (name == meta.XattrAccessACL || name == meta.XattrDefaultACL) && w.s.flags&fuse.CAP_POSIX_ACL == 0
 }

@@ -92,12 +92,24 @@ func (w *worker) once(run func() error) fuse.Status {
 	return w.status(run())
 }
 
+// umask is what the kernel has left to us: all of it if it was told not to take it off.
+func (w *worker) umask(of uint32) uint32 {
+	if w.s.flags&fuse.CAP_DONT_MASK == 0 {
+		return 0
+	}
+	return of
+}
+
+func (w *worker) regular(in *fuse.CreateIn) cachefs.Node {
+	return cachefs.Node{Mode: in.Mode&0o7777 | syscall.S_IFREG, Umask: w.umask(in.Umask)}
+}
+
 func (w *worker) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
-	return w.create(in.NodeId, name, cachefs.Node{Mode: in.Mode, Rdev: in.Rdev}, out)
+	return w.create(in.NodeId, name, cachefs.Node{Mode: in.Mode, Umask: w.umask(in.Umask), Rdev: in.Rdev}, out)
 }
 
 func (w *worker) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
-	return w.create(in.NodeId, name, cachefs.Node{Mode: in.Mode&0o7777 | syscall.S_IFDIR}, out)
+	return w.create(in.NodeId, name, cachefs.Node{Mode: in.Mode&0o7777 | syscall.S_IFDIR, Umask: w.umask(in.Umask)}, out)
 }
 
 func (w *worker) Symlink(_ <-chan struct{}, h *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
@@ -109,7 +121,7 @@ func (w *worker) Symlink(_ <-chan struct{}, h *fuse.InHeader, target, name strin
 
 func (w *worker) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
 	out.OpenOut = fuse.OpenOut{OpenFlags: fuse.FOPEN_KEEP_CACHE}
-	return w.create(in.NodeId, name, cachefs.Node{Mode: in.Mode&0o7777 | syscall.S_IFREG}, &out.EntryOut)
+	return w.create(in.NodeId, name, w.regular(in), &out.EntryOut)
 }
 
 func (w *worker) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
@@ -118,7 +130,7 @@ func (w *worker) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateO
 		if err := w.fs.Admit(); err != nil {
 			return cachefs.Attr{}, err
 		}
-		return w.fs.Tmpfile(&w.caller, meta.Ino(in.NodeId), in.Mode&0o7777|syscall.S_IFREG)
+		return w.fs.Tmpfile(&w.caller, meta.Ino(in.NodeId), w.regular(in))
 	})
 	if err == nil {
 		fillEntry(&a, &out.EntryOut)

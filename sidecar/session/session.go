@@ -37,7 +37,8 @@ const (
 )
 
 // capabilities that we ask for beyond go-fuse's own.
-const capabilities = fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_HAS_RESEND | fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_DIRECT_IO_ALLOW_MMAP
+const capabilities = fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_HAS_RESEND | fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_DIRECT_IO_ALLOW_MMAP |
+	fuse.CAP_POSIX_ACL | fuse.CAP_DONT_MASK | fuse.CAP_SETXATTR_EXT
 
 // Connection is what the holder gives.
 type Connection interface {
@@ -66,6 +67,8 @@ type Session struct {
 	fs   *cachefs.FS
 	opts fuse.MountOptions
 	init []byte
+	// flags of the reply to INIT, for the connection's whole life: a successor adopts them. Set before the first request is served.
+	flags uint64
 
 	waiting  atomic.Int32 // workers that wait for a request
 	workers  atomic.Int32
@@ -130,7 +133,8 @@ func (s *Session) negotiate() (*worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.checkFlags(reply)
+	s.flags = replyFlags(reply)
+	s.checkFlags()
 	if err := s.cfg.Connection.StoreInit(s.init, reply); err != nil {
 		return nil, fmt.Errorf("store INIT: %w", err)
 	}
@@ -140,8 +144,11 @@ func (s *Session) negotiate() (*worker, error) {
 	return w, s.cfg.Connection.Ready()
 }
 
-// takeOver goes on where an earlier process died.
+// takeOver goes on where an earlier process died. That may have been another version of the program, which asked for less: then so do
+// we.
 func (s *Session) takeOver() (*worker, error) {
+	s.flags = replyFlags(s.cfg.Reply)
+	s.opts.DisabledCapabilities = ^s.flags
 	w, reply, err := s.newWorker()
 	if err != nil {
 		return nil, err
@@ -176,8 +183,7 @@ func (s *Session) notify(code uint32, body []byte) error {
 }
 
 // checkFlags says what the kernel lacks; nothing of it is needed for correctness.
-func (s *Session) checkFlags(reply []byte) {
-	out := replyFlags(reply)
+func (s *Session) checkFlags() {
 	for _, want := range []struct {
 		flag uint64
 		what string
@@ -185,8 +191,9 @@ func (s *Session) checkFlags(reply []byte) {
 		{fuse.CAP_HANDLE_KILLPRIV_V2, "HANDLE_KILLPRIV_V2: every write costs one more request"},
 		{fuse.CAP_HAS_RESEND, "HAS_RESEND (Linux 6.9): when the sidecar dies, the volume is mounted anew, and programs with open files get errors"},
 		{fuse.CAP_NO_OPEN_SUPPORT, "NO_OPEN_SUPPORT: every open costs a request"},
+		{fuse.CAP_POSIX_ACL, "POSIX_ACL: setfacl is refused"},
 	} {
-		if out&want.flag == 0 {
+		if s.flags&want.flag == 0 {
 			s.cfg.Logger.Warn("the kernel does not offer a FUSE capability", "volume", s.cfg.Volume, "capability", want.what)
 		}
 	}

@@ -140,6 +140,16 @@ var semantic = []struct {
 		k.set(meta.OrphanKey(meta.Ino(binary.BigEndian.Uint64(key[1:]))), []byte{1})
 	}, "is marked as unlinked"},
 	{"an attribute without inode", func(k keys) { k.set(meta.XattrKey(1<<40, "user.x"), nil) }, "belongs to an inode that does not exist"},
+	{"a flag without ACL", func(k keys) { k.inode(syscall.S_IFREG, func(in *meta.Inode) { in.Flags |= meta.FlagAccessACL }) }, "and no ACL"},
+	{"an ACL without flag", func(k keys) {
+		key, _ := k.find(meta.KeyInode, isFormat(syscall.S_IFREG))
+		k.set(meta.XattrKey(meta.Ino(binary.BigEndian.Uint64(key[1:])), meta.XattrAccessACL), someACL.Append(nil))
+	}, "no flag that says so"},
+	{"an ACL for another mode", func(k keys) {
+		key, _ := k.find(meta.KeyInode, isFormat(syscall.S_IFREG))
+		k.set(meta.XattrKey(meta.Ino(binary.BigEndian.Uint64(key[1:])), meta.XattrAccessACL), someACL.Append(nil))
+		k.inode(syscall.S_IFREG, func(in *meta.Inode) { in.Flags |= meta.FlagAccessACL })
+	}, "and the inode has mode"},
 	{"used bytes", func(k keys) { k.counters(func(c *meta.Counters) { c.Used += 4096 }) }, "used: are"},
 	{"number of inodes", func(k keys) { k.counters(func(c *meta.Counters) { c.Inodes-- }) }, "inodes: are"},
 	{"next inode", func(k keys) { k.counters(func(c *meta.Counters) { c.NextIno = 2 }) }, "numbers would be given twice"},
@@ -320,3 +330,6 @@ func TestFileDamage(t *testing.T) {
 		})
 	}
 }
+
+// someACL is for mode 0111.
+var someACL = meta.ACL{{Tag: meta.ACLUserObj, Perm: 1}, {Tag: meta.ACLGroupObj, Perm: 1}, {Tag: meta.ACLMask, Perm: 1}, {Tag: meta.ACLOther, Perm: 1}}

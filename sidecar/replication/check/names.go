@@ -14,7 +14,8 @@ import (
 // inode is what is known of an inode: what it says, and what was found.
 type inode struct {
 	mode, nlink uint32
-	inlined     bool // says so
+	inlined     bool   // says so
+	acls        uint32 // flags of ACLs that it says it has and that were not found yet
 	hasInline   bool
 	size        uint64
 	blocks      uint64
@@ -29,6 +30,8 @@ type inode struct {
 	orphan     meta.OrphanKind
 }
 
+const aclFlags = meta.FlagAccessACL | meta.FlagDefaultACL
+
 func (i *inode) format() uint32 { return i.mode & syscall.S_IFMT }
 func (i *inode) isDir() bool    { return i.format() == syscall.S_IFDIR }
 
@@ -39,9 +42,10 @@ func (c *content) inode(ino meta.Ino, value []byte) error {
 	if err != nil {
 		return err
 	}
-	c.inodes[ino] = &inode{mode: in.Mode, nlink: in.Nlink, inlined: in.Flags&meta.FlagInline != 0, size: in.Size, blocks: in.Blocks, parent: in.Parent}
+	c.inodes[ino] = &inode{mode: in.Mode, nlink: in.Nlink, inlined: in.Flags&meta.FlagInline != 0, size: in.Size, blocks: in.Blocks, parent: in.Parent,
+		acls: in.Flags & aclFlags}
 	c.lastIno = max(c.lastIno, ino)
-	if in.Flags&^meta.FlagInline != 0 {
+	if in.Flags&^(meta.FlagInline|aclFlags) != 0 {
 		return fmt.Errorf("unknown flags %#x", in.Flags)
 	}
 	return nil
@@ -153,11 +157,34 @@ func (c *content) orphan(ino meta.Ino, value []byte) error {
 }
 
 func (c *content) xattr(k meta.Key, value []byte) error {
-	if c.inodes[k.Ino] == nil {
+	in := c.inodes[k.Ino]
+	if in == nil {
 		return errors.New("belongs to an inode that does not exist")
+	}
+	switch k.Name {
+	case meta.XattrAccessACL:
+		return in.acl(meta.FlagAccessACL, value)
+	case meta.XattrDefaultACL:
+		return in.acl(meta.FlagDefaultACL, value)
 	}
 	if len(k.Name) > 255 || len(value) > 64<<10 {
 		return fmt.Errorf("attribute with a name of %d and a value of %d bytes", len(k.Name), len(value))
+	}
+	return nil
+}
+
+// acl takes an ACL of the inode.
+func (i *inode) acl(flag uint32, value []byte) error {
+	if i.acls&flag == 0 {
+		return errors.New("is an ACL, and the inode has no flag that says so")
+	}
+	i.acls &^= flag
+	a, err := meta.DecodeACL(value)
+	if err != nil {
+		return err
+	}
+	if perm, _ := a.Mode(); flag == meta.FlagAccessACL && perm != i.mode&0o777 {
+		return fmt.Errorf("is an ACL for mode %o, and the inode has mode %o", perm, i.mode)
 	}
 	return nil
 }
@@ -177,6 +204,9 @@ func (c *content) checkInodes() {
 			in.checkFile(what)
 		default:
 			what("mode %o is of no type", in.mode)
+		}
+		if in.acls != 0 {
+			what("has flags %#x, and no ACL", in.acls)
 		}
 		if in.orphan == meta.OrphanUnlinked && in.nlink > 0 {
 			what("is marked as unlinked and has link count %d", in.nlink)
