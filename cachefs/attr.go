@@ -89,9 +89,10 @@ func (c *change) applyAttr(ino meta.Ino, in *meta.Inode, s SetAttr) error {
 	return nil
 }
 
-// killSuidGid does what the kernel does for its own file systems: sgid without group execution is not a set-group-ID bit.
+// killSuidGid does what the kernel does for its own file systems: to every file but directories; sgid without group execution is not a
+// set-group-ID bit.
 func killSuidGid(in *meta.Inode) {
-	if in.Mode&syscall.S_IFMT != syscall.S_IFREG {
+	if in.Mode&syscall.S_IFMT == syscall.S_IFDIR {
 		return
 	}
 	in.Mode &^= syscall.S_ISUID
