@@ -39,6 +39,8 @@ func TestPlantedBugs(t *testing.T) {
 			{journal + "witness.go", "\tif w.witness <= at {\n", "\tif true {\n"}}},
 		{"the checkpoint is saved before the metadata is flushed", []edit{
 			{store + "apply.go", "\tcase <-flushed:\n", "\tcase <-flushed:\n\tdefault:\n"}}},
+		{"a checkpoint gives back journal whose records are not applied yet", []edit{
+			{core + "apply.go", "[][]item{g.queue, g.core.bound, g.core.unbound, g.recovered}", "[][]item{g.core.bound, g.core.unbound, g.recovered}"}}},
 		{"the journal is not hardened after the death of the process", []edit{
 			{journal + "open.go", "\treturn f.SyncData()\n", "\treturn nil\n"}}},
 	} {

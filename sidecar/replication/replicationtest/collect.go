@@ -25,6 +25,7 @@ type collector struct {
 	h      *History // whose states count
 	nested bool
 	other  int // one of so many calls that are no syncs is a point, too; 0: none
+	hold   hold
 
 	mu     sync.Mutex
 	rng    *rand.Rand
@@ -35,6 +36,7 @@ type collector struct {
 func (c *collector) hooks() *faultfs.Hooks {
 	return &faultfs.Hooks{
 		Before: func(op *faultfs.Op) error {
+			c.hold.wait(op)
 			if isSync(op) {
 				c.take(op, "before", faultfs.SomeSectors, faultfs.SomeBlocks, faultfs.LoseAll, faultfs.TornLast, faultfs.KeepAll)
 			}

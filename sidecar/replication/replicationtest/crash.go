@@ -23,7 +23,8 @@ var Small = Tuning{SegmentBytes: 64 << 10, CheckpointBytes: 96 << 10, ReserveByt
 // Crashes is an exploration of the crash points of one random history. It runs once for many of them: at every sync, and at some
 // other calls, the disk is asked what a crash would leave at that very moment, while everything goes on. Each image is recovered and
 // compared with what was answered (the process died) or acknowledged by fsync (power was cut) at that moment, and with the model.
-// Some recoveries are crashed themselves, at each of their syncs. Then the history goes on from one of the images.
+// Some recoveries are crashed themselves, at each of their syncs. Then the history goes on from one of the images. In half of the
+// generations the applier is held up now and then, so that checkpoints meet a full apply queue.
 type Crashes struct {
 	Seed        uint64
 	Generations int // times that the history goes on from a crash; 0 means 4
@@ -118,11 +119,16 @@ func (r *crashes) generation(g int) bool {
 	col := &collector{fs: fs, lie: r.Lie, rng: rand.New(rand.NewPCG(r.rng.Uint64(), 13)), other: 6, most: r.left(), h: r.h}
 	fs.Watch(col.hooks())
 	var err error
+	slow := r.rng.IntN(2) == 0
 	for range 1 + r.rng.IntN(r.Steps) {
+		if slow {
+			col.hold.step(r.rng.IntN)
+		}
 		if err = r.h.TryStep(); err != nil {
 			break
 		}
 	}
+	col.hold.end()
 	r.h.Stop()
 	fs.Watch(nil)
 	if err != nil {
