@@ -28,7 +28,12 @@ func TestCrashPoints(t *testing.T) {
 			break
 		}
 	}
-	t.Logf("seeds %d to %d: %d crash points of %d histories in %v, %d nonces used once", first, s-1, found.Points, found.Histories,
+	report(t, found, first, s-1, start)
+}
+
+// report prints what was found, and fails the test if anything was.
+func report(t *testing.T, found *replicationtest.Found, first, last uint64, start time.Time) {
+	t.Logf("seeds %d to %d: %d crash points of %d histories in %v, %d nonces used once", first, last, found.Points, found.Histories,
 		time.Since(start).Round(time.Second), found.Nonces)
 	for _, k := range slices.Sorted(maps.Keys(found.Kinds)) {
 		t.Logf("%8d %s", found.Kinds[k], k)
@@ -38,4 +43,19 @@ func TestCrashPoints(t *testing.T) {
 		t.Log(v)
 	}
 	require.Empty(t, found.Violations)
+}
+
+// TestRotInTheLastBatch turns bits over in the batch that was synced last, which looks like a torn end: what it had is lost, and
+// nothing else.
+func TestRotInTheLastBatch(t *testing.T) {
+	first, want := uint64(1), *points/4
+	if *seed != 0 {
+		first, want = *seed, 1
+	}
+	start, found := time.Now(), &replicationtest.Found{}
+	s := first
+	for ; found.Points < want && len(found.Violations) == 0; s++ {
+		found.Add(replicationtest.LastBatches{Seed: s, StopEarly: true}.Run(t))
+	}
+	report(t, found, first, s-1, start)
 }

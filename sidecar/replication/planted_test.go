@@ -17,35 +17,39 @@ import (
 // edit changes one place of the source.
 type edit struct{ file, old, new string }
 
-// TestPlantedBugs plants bugs in the code, each in a copy of a file that only one build sees (go test -overlay), and TestCrashPoints
-// must find every one within 20,000 points. It builds this package once for each bug, which takes minutes, so it has a build tag: `make planted` runs it. A freed slot that is reused early is not among them: it does no
-// harm in today's code, see docs/durability.md.
+// TestPlantedBugs plants bugs in the code, each in a copy of a file that only one build sees (go test -overlay), and a test of crash
+// points must find every one within 20,000 points (of rot in the last batch: 5,000). It builds this package once for each bug, which
+// takes minutes, so it has a build tag: `make planted` runs it.
 func TestPlantedBugs(t *testing.T) {
+	const points, rot = "TestCrashPoints", "TestRotInTheLastBatch"
 	const core, journal, store = "sidecar/replication/", "sidecar/replication/journal/", "cachefs/store/"
 	for _, bug := range []struct {
 		name  string
+		test  string // that must find it
 		edits []edit
 	}{
-		{"records are applied before the journal is synced", []edit{
+		{"records are applied before the journal is synced", points, []edit{
 			{core + "commit.go", "\t\tg.core.written(lsn)\n", "\t\tg.core.written(lsn)\n\t\tg.enqueue(g.core.bound, applyBytes)\n"},
 			{core + "commit.go", "\tg.enqueue(items, bytes)\n", ""},
 			{core + "commit.go", "\tdefer clear(items)", "\t//"}}},
-		{"fsync is acknowledged before the journal is synced", []edit{
+		{"fsync is acknowledged before the journal is synced", points, []edit{
 			{core + "disk.go", "\tlsn, err := d.journal.Sync()\n", "\tlsn, err := d.journal.End(), error(nil)\n\tdefer d.journal.Sync()\n"}}},
-		{"recovery starts from the store's index, not from the checkpoint", []edit{
+		{"recovery starts from the store's index, not from the checkpoint", points, []edit{
 			{core + "group.go", "\tfrom := g.cfg.Replica.Checkpoint()\n\tif err := g.checkJournal", "\tfrom := g.store.Position()\n\tif err := g.checkJournal"},
 			{store + "store.go", "\ts.position = s.cfg.Checkpoint\n\tif b, ok, err = s.Get(answersKey)", "\ts.position.Index = s.opened\n\tif b, ok, err = s.Get(answersKey)"}}},
-		{"a damaged acknowledged record is cut off like a torn tail", []edit{
+		{"a damaged acknowledged record is cut off like a torn tail", points, []edit{
 			{journal + "witness.go", "\tif w.witness <= at {\n", "\tif true {\n"}}},
-		{"the checkpoint is saved before the metadata is flushed", []edit{
+		{"the checkpoint is saved before the metadata is flushed", points, []edit{
 			{store + "apply.go", "\tcase <-flushed:\n", "\tcase <-flushed:\n\tdefault:\n"}}},
-		{"a checkpoint gives back journal whose records are not applied yet", []edit{
+		{"a checkpoint gives back journal whose records are not applied yet", points, []edit{
 			{core + "apply.go", "[][]item{g.queue, g.core.bound, g.core.unbound, g.recovered}", "[][]item{g.core.bound, g.core.unbound, g.recovered}"}}},
-		{"the journal is not hardened after the death of the process", []edit{
+		{"a freed slot is reused before the checkpoint", rot, []edit{
+			{store + "apply.go", "s.arena.freed = append(s.arena.freed, freed{at: at, slot: b.slot, count: record.ChunkBlocks})", "s.arena.free = append(s.arena.free, b.slot)"}}},
+		{"the journal is not hardened after the death of the process", points, []edit{
 			{journal + "open.go", "\treturn f.SyncData()\n", "\treturn nil\n"}}},
 	} {
 		t.Run(bug.name, func(t *testing.T) {
-			out := runPlanted(t, bug.edits)
+			out := runPlanted(t, bug.test, bug.edits)
 			require.Contains(t, out, "violations: ", "it does not build or does not end")
 			if strings.Contains(out, "violations: 0") {
 				t.Errorf("not found: %s", regexp.MustCompile(`seeds .*`).FindString(out))
@@ -58,8 +62,8 @@ func TestPlantedBugs(t *testing.T) {
 	}
 }
 
-// runPlanted runs TestCrashPoints with the edits made.
-func runPlanted(t *testing.T, edits []edit) string {
+// runPlanted runs a test of crash points with the edits made.
+func runPlanted(t *testing.T, test string, edits []edit) string {
 	root, err := filepath.Abs("../..")
 	require.NoError(t, err)
 	dir, files := t.TempDir(), map[string]string{}
@@ -79,7 +83,7 @@ func runPlanted(t *testing.T, edits []edit) string {
 	require.NoError(t, err)
 	overlay := filepath.Join(dir, "overlay.json")
 	require.NoError(t, os.WriteFile(overlay, b, 0o600))
-	cmd := exec.CommandContext(t.Context(), "go", "test", "-overlay", overlay, "-vet=off", "-count=1", "-v", "-run", "^TestCrashPoints$", ".", "-points", "20000")
+	cmd := exec.CommandContext(t.Context(), "go", "test", "-overlay", overlay, "-vet=off", "-count=1", "-v", "-run", "^"+test+"$", ".", "-points", "20000")
 	out, err := cmd.CombinedOutput()
 	t.Logf("go test: %v", err)
 	return string(out)

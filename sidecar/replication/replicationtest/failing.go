@@ -55,7 +55,8 @@ func (h *History) ReadAllUnder() (failed int) {
 		err := h.try(func(h *History) {
 			a, err := h.vol.Attr(h.ino(path))
 			require.NoError(h.t, err)
-			got := readAll(h.t, h.vol, a.Ino, a.Size)
+			got, err := readAll(h.vol, a.Ino, a.Size)
+			require.NoError(h.t, err)
 			if !slices.Equal(got, h.model.nodes[path].data) {
 				panic(fmt.Sprintf("%s: wrong bytes", path))
 			}

@@ -138,7 +138,8 @@ func (h *History) rebuild() {
 			byIno[e.Ino], m.nodes[p] = n, n
 			switch a.Mode & syscall.S_IFMT {
 			case syscall.S_IFREG:
-				n.data = readAll(h.t, h.vol, e.Ino, a.Size)
+				n.data, err = readAll(h.vol, e.Ino, a.Size)
+				require.NoError(h.t, err)
 			case syscall.S_IFLNK:
 				b, err := h.vol.Readlink(e.Ino)
 				require.NoError(h.t, err)

@@ -2,6 +2,7 @@ package replicationtest
 
 import (
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"sort"
@@ -14,6 +15,7 @@ import (
 	"github.com/remora-storage/remora/cachefs"
 	"github.com/remora-storage/remora/cachefs/meta"
 	"github.com/remora-storage/remora/cachefs/record"
+	"github.com/remora-storage/remora/cachefs/store"
 )
 
 // model is what a volume should look like: the simplest file system that is right.
@@ -27,6 +29,8 @@ type modelNode struct {
 	data   []byte
 	target string
 	xattrs map[string]string
+
+	changes int // of its content, though it may be what it was
 }
 
 func newModel() *model {
@@ -87,19 +91,30 @@ func (m *model) move(from, to string) {
 }
 
 // String describes the whole state; two states are the same if their strings are.
-func (m *model) String() string {
+func (m *model) String() string { return m.without(nil) }
+
+// without describes the state as it is read where the content of some files is EIO.
+func (m *model) without(unreadable map[string]bool) string {
 	var b strings.Builder
 	for _, p := range slices.Sorted(maps.Keys(m.nodes)) {
 		n := m.nodes[p]
-		describe(&b, p, n.mode, m.links(n), n.data, n.target, n.xattrs)
+		describe(&b, p, n.mode, m.links(n), content(n.data, unreadable[p]), n.target, n.xattrs)
 	}
 	return b.String()
 }
 
-func describe(b *strings.Builder, path string, mode uint32, links int, data []byte, target string, xattrs map[string]string) {
+// content is how the content of a file is described.
+func content(data []byte, unreadable bool) string {
+	if unreadable {
+		return fmt.Sprintf("size=%d EIO", len(data))
+	}
+	return fmt.Sprintf("size=%d sum=%08x", len(data), record.Checksum(data))
+}
+
+func describe(b *strings.Builder, path string, mode uint32, links int, content, target string, xattrs map[string]string) {
 	fmt.Fprintf(b, "%s %o", path, mode)
 	if mode&syscall.S_IFMT == syscall.S_IFREG {
-		fmt.Fprintf(b, " links=%d size=%d sum=%08x", links, len(data), record.Checksum(data))
+		fmt.Fprintf(b, " links=%d %s", links, content)
 	}
 	if target != "" {
 		fmt.Fprintf(b, " -> %s", target)
@@ -112,7 +127,14 @@ func describe(b *strings.Builder, path string, mode uint32, links int, data []by
 
 // DescribeFS reads a whole volume in the same words.
 func DescribeFS(t testing.TB, fs *cachefs.FS) string {
-	lines := map[string]string{}
+	s, unreadable := describeFS(t, fs)
+	require.Empty(t, unreadable, "files that cannot be read")
+	return s
+}
+
+// describeFS is DescribeFS, with the files whose content is EIO.
+func describeFS(t testing.TB, fs *cachefs.FS) (string, map[string]bool) {
+	lines, unreadable := map[string]string{}, map[string]bool{}
 	var walk func(path string, ino meta.Ino)
 	walk = func(path string, ino meta.Ino) {
 		a, err := fs.Attr(ino)
@@ -122,7 +144,10 @@ func DescribeFS(t testing.TB, fs *cachefs.FS) string {
 		var target []byte
 		switch a.Mode & syscall.S_IFMT {
 		case syscall.S_IFREG:
-			data = readAll(t, fs, ino, a.Size)
+			if data, err = readAll(fs, ino, a.Size); err != nil {
+				require.ErrorIs(t, err, store.ErrDamaged, path)
+				unreadable[path] = true
+			}
 		case syscall.S_IFLNK:
 			target, err = fs.Readlink(ino)
 			require.NoError(t, err)
@@ -135,7 +160,7 @@ func DescribeFS(t testing.TB, fs *cachefs.FS) string {
 			require.NoError(t, err)
 			xattrs[name] = string(v)
 		}
-		describe(&b, path, a.Mode, int(a.Nlink), data, string(target), xattrs)
+		describe(&b, path, a.Mode, int(a.Nlink), content(data, unreadable[path]), string(target), xattrs)
 		lines[path] = b.String()
 		if a.Mode&syscall.S_IFMT != syscall.S_IFDIR {
 			return
@@ -154,7 +179,7 @@ func DescribeFS(t testing.TB, fs *cachefs.FS) string {
 	for _, p := range slices.Sorted(maps.Keys(lines)) {
 		b.WriteString(lines[p])
 	}
-	return b.String()
+	return b.String(), unreadable
 }
 
 func list(t testing.TB, fs *cachefs.FS, ino meta.Ino) []meta.CookieEntry {
@@ -179,13 +204,18 @@ func list(t testing.TB, fs *cachefs.FS, ino meta.Ino) []meta.CookieEntry {
 	}
 }
 
-func readAll(t testing.TB, fs *cachefs.FS, ino meta.Ino, size uint64) []byte {
+// readAll reads a file; with an error, what it has is zeros.
+func readAll(fs *cachefs.FS, ino meta.Ino, size uint64) ([]byte, error) {
 	b := make([]byte, size)
 	for off := uint64(0); off < size; {
 		n, err := fs.Read(ino, off, b[off:min(size, off+100_000)])
-		require.NoError(t, err)
-		require.NotZero(t, n)
+		if err == nil && n == 0 {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return make([]byte, size), err
+		}
 		off += uint64(n)
 	}
-	return b
+	return b, nil
 }

@@ -108,6 +108,7 @@ func (h *History) write() {
 	if n == nil {
 		return
 	}
+	n.changes++
 	off, count := h.extent(len(n.data))
 	data := make([]byte, count)
 	_, _ = rngReader{h.rng}.Read(data)
@@ -129,6 +130,7 @@ func (h *History) truncate() {
 	if n == nil {
 		return
 	}
+	n.changes++
 	off, count := h.extent(len(n.data))
 	size := uint64(off)
 	if h.rng.IntN(3) == 0 {
@@ -145,6 +147,7 @@ func (h *History) punch() {
 	if n == nil {
 		return
 	}
+	n.changes++
 	off, count := h.extent(len(n.data))
 	require.NoError(h.t, h.on().Fallocate(h.caller(), h.ino(path), cachefs.FallocPunchHole|cachefs.FallocKeepSize, uint64(off), uint64(count)))
 	for i := off; i < min(off+count, len(n.data)); i++ {

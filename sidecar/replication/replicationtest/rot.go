@@ -4,10 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"path/filepath"
 
 	"github.com/remora-storage/remora/disk/faultfs"
-	"github.com/remora-storage/remora/sidecar/replication/diskdir"
 	"github.com/remora-storage/remora/sidecar/replication/journal"
 )
 
@@ -34,26 +32,7 @@ func (r *crashes) rot(h *History, fs *faultfs.FS, rng *rand.Rand) (done bool, er
 
 // syncedByte picks a byte of the journal below the highest synced end that a frame names.
 func (h *History) syncedByte(fs *faultfs.FS, rng *rand.Rand) (name string, off int64, err error) {
-	super, err := diskdir.InspectSuper(fs, h.DiskDir())
-	if err != nil {
-		return "", 0, err
-	}
-	info, err := super.Disk()
-	if err != nil {
-		return "", 0, err
-	}
-	id, err := info.Identity()
-	if err != nil {
-		return "", 0, err
-	}
-	dir := filepath.Join(h.DiskDir(), "journal")
-	sum, err := journal.Scan(journal.Options{FS: fs, Dir: dir, DiskID: id, SegmentBytes: info.SegmentBytes},
-		func(journal.Frame) error { return nil })
-	if err != nil || sum.Segments == 0 || sum.SyncedEnd <= sum.Start {
-		return "", 0, err
-	}
-	at := int64(sum.Start) + rng.Int64N(int64(sum.SyncedEnd-sum.Start))
-	return filepath.Join(dir, fmt.Sprintf("%016x.seg", at/info.SegmentBytes)), at % info.SegmentBytes, nil
+	return h.journalByte(fs, rng, func(s journal.Summary) (from, to journal.LSN) { return s.Start, s.SyncedEnd })
 }
 
 // verifyRot does it again with a bit of the journal turned over.
