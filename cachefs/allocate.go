@@ -42,7 +42,8 @@ func (fs *FS) Fallocate(caller *Caller, ino meta.Ino, mode uint32, off, n uint64
 		}
 	case FallocPunchHole | FallocKeepSize, FallocZeroRange, FallocZeroRange | FallocKeepSize:
 		grows := mode&FallocKeepSize == 0 && off+n > in.Size
-		if err := fs.punch(caller, ino, off, min(off+n, max(in.Size, off)), grows); err != nil {
+		end := min(off+n, max(in.Size, off))
+		if err := fs.punch(caller, ino, off, end, grows); err != nil || off < end && !grows {
 			return err
 		}
 		if in, err = fs.regular(ino); err != nil {
@@ -51,16 +52,24 @@ func (fs *FS) Fallocate(caller *Caller, ino meta.Ino, mode uint32, off, n uint64
 	default:
 		return syscall.EOPNOTSUPP
 	}
-	if mode&FallocKeepSize != 0 || off+n <= in.Size {
-		return nil
-	}
 	c := fs.begin(caller)
-	if _, err := c.resize(ino, &in, off+n); err != nil {
-		return err
+	if mode&FallocKeepSize == 0 && off+n > in.Size {
+		if _, err := c.resize(ino, &in, off+n); err != nil {
+			return err
+		}
 	}
-	in.Mtime, in.Ctime = c.now, c.now
+	c.allocated(&in)
 	c.setInode(ino, in)
 	return c.commit(nil)
+}
+
+// allocated marks a file as changed by fallocate, which takes the set-ID bits away from whoever is not root. The kernel, which asks
+// for that in a write or truncate, leaves it to us here, and does not say who has CAP_FSETID.
+func (c *change) allocated(in *meta.Inode) {
+	in.Mtime, in.Ctime = c.now, c.now
+	if c.caller.UID != 0 {
+		killSuidGid(in)
+	}
 }
 
 // punch makes [off, end) read as zeros, a bounded number of chunks a record. Only the last record of a request carries its name: a
@@ -87,7 +96,7 @@ func (fs *FS) punch(caller *Caller, ino meta.Ino, off, end uint64, more bool) er
 			}
 			off += to - from
 		}
-		in.Mtime, in.Ctime = c.now, c.now
+		c.allocated(&in)
 		c.setInode(ino, in)
 		if more || off < end {
 			c.rec.Unique = 0
