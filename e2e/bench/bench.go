@@ -20,9 +20,10 @@ type side struct {
 // bench is a run in progress.
 type bench struct {
 	cfg   Config
-	dir   string // both sides are below it, on one disk
-	rig   *rig   // nil with -target
-	sides [2]side
+	dir   string       // both sides are below it, on one disk
+	rig   *rig         // nil with -target
+	floor *floorDaemon // nil without -floor
+	sides []side       // plain, the volume, and with -floor the floor
 	// requests per operation of the volume, in the order in which they were counted
 	requests []RequestRow
 	logf     func(string, ...any)
@@ -93,7 +94,7 @@ func (b *bench) makeSides(ctx context.Context) error {
 			return err
 		}
 		target, err = os.MkdirTemp(target, "remora-bench-")
-		b.sides = [2]side{plain, {name: "target", dir: target}}
+		b.sides = []side{plain, {name: "target", dir: target}}
 		return errors.Join(err, os.Chmod(target, 0o755))
 	}
 	r, err := startRig(ctx, b.cfg, filepath.Join(b.dir, "remora"), b.logf)
@@ -105,10 +106,15 @@ func (b *bench) makeSides(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.sides = [2]side{plain, sealed}
+	b.sides = []side{plain, sealed}
 	if b.cfg.Against == "unsealed" {
 		b.sides[1].name = "sealed"
 		b.sides[0], err = b.volume(ctx, "unsealed", "open")
+	}
+	if b.cfg.Floor && err == nil {
+		if b.floor, err = b.startFloor(ctx); err == nil {
+			b.sides = append(b.sides, side{name: "floor", dir: b.floor.dir, sidecars: b.floor.sidecars})
+		}
 	}
 	return err
 }
@@ -130,13 +136,16 @@ func (b *bench) close() error {
 	if b.rig != nil {
 		err = b.rig.close()
 	}
+	if b.floor != nil {
+		err = errors.Join(err, b.floor.close())
+	}
 	mounts, mountErr := fuseMounts(b.dir)
 	err = errors.Join(err, mountErr)
 	if len(mounts) > 0 || b.cfg.Keep {
 		b.logf("left: %s", b.dir)
 		return err
 	}
-	if b.cfg.Target != "" && b.sides[1].dir != "" {
+	if b.cfg.Target != "" && len(b.sides) > 1 {
 		err = errors.Join(err, os.RemoveAll(b.sides[1].dir))
 	}
 	return errors.Join(err, os.RemoveAll(b.dir))

@@ -53,9 +53,7 @@ func (b *bench) end(cmd *exec.Cmd, ended <-chan error) {
 		return
 	case <-time.After(5 * time.Second):
 	}
-	if b.rig != nil {
-		b.rig.abort()
-	}
+	abortMounts(b.dir, b.logf)
 	select {
 	case <-ended:
 	case <-time.After(10 * time.Second):

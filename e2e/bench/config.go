@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ type Config struct {
 	Dir     string        // where both sides live: one disk; empty: a fresh folder of /var/tmp
 	Against string        // the other side: plain, or unsealed (a volume of a class without sealing)
 	Target  string        // measure this directory in place of a volume; empty: start `remora dev`
+	Floor   bool          // measure package floor, too
 	Only    []string      // names of workloads; empty: those that are not marked extra
 	All     bool          // extra workloads too
 	Rounds  int           // measurements of each workload on each side
@@ -36,6 +38,7 @@ func parse(args []string) (Config, error) {
 	flags.StringVar(&cfg.Dir, "dir", "", "folder in which both sides are made (default: a fresh one in /var/tmp)")
 	flags.StringVar(&cfg.Target, "target", "", "measure this existing directory in place of a volume")
 	flags.StringVar(&cfg.Against, "against", "plain", "what the volume is compared with: plain (a directory) or unsealed (a volume without sealing)")
+	flags.BoolVar(&cfg.Floor, "floor", false, "also measure a file system in memory: the least that a FUSE daemon costs here")
 	only := flags.String("only", "", "workloads, with commas: "+strings.Join(names(), ","))
 	flags.BoolVar(&cfg.All, "all", false, "extra workloads too")
 	flags.IntVar(&cfg.Rounds, "rounds", 3, "measurements of each workload on each side")
@@ -64,6 +67,9 @@ func (cfg Config) validate(rest []string) error {
 	}
 	if cfg.Against != "plain" && cfg.Against != "unsealed" {
 		return fmt.Errorf("-against %q: plain or unsealed", cfg.Against)
+	}
+	if cfg.Floor && (cfg.Against != "plain" || cfg.Target != "") {
+		return errors.New("-floor: only beside a volume and a plain directory, without -against and -target")
 	}
 	if cfg.Timed < time.Second {
 		return fmt.Errorf("-seconds %v: at least 1", cfg.Timed.Seconds())

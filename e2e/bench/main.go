@@ -22,6 +22,9 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == "worker" {
 		exit(worker(os.Args[2:]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == "floor" {
+		exit(serveFloor(os.Args[2:]))
+	}
 	cfg, err := parse(os.Args[1:])
 	if errors.Is(err, flag.ErrHelp) {
 		return

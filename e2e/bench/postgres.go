@@ -94,9 +94,7 @@ func (p *postgres) stop(pid int, gone <-chan struct{}) error {
 	if stop(pid, syscall.SIGINT, gone, 30*time.Second) == nil || stop(pid, syscall.SIGQUIT, gone, 10*time.Second) == nil {
 		return nil
 	}
-	if p.bench.rig != nil {
-		p.bench.rig.abort()
-	}
+	abortMounts(p.bench.dir, p.bench.logf)
 	return fmt.Errorf("postgres had to be killed: %w", errors.Join(stop(pid, syscall.SIGKILL, gone, 10*time.Second)))
 }
 

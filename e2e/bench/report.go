@@ -39,6 +39,7 @@ type Result struct {
 	Unit     string      `json:"unit"`
 	Medians  [2]*float64 `json:"medians"` // plain, remora
 	Ratio    *float64    `json:"ratio"`   // remora / plain
+	Floor    *float64    `json:"floor"`   // median of -floor
 	Low      *float64    `json:"lowestRatio"`
 	High     *float64    `json:"highestRatio"` // of single rounds
 	Goal     float64     `json:"goal"`         // least ratio; 0: none
@@ -61,6 +62,7 @@ func (r *Report) finish() {
 				result.Medians[0] = median(values(plain, row.metric))
 				result.compare(values(plain, row.metric), values(remora, row.metric))
 			}
+			result.Floor = median(values(r.Samples[w.name+" floor"], row.metric))
 			if result.Medians[0] != nil || result.Medians[1] != nil {
 				r.Rows = append(r.Rows, result)
 			}
@@ -122,28 +124,33 @@ func (r *Report) write(cfg Config) error {
 // table is Markdown that also reads well on a terminal.
 func (r *Report) table(out io.Writer) error {
 	t := tabwriter.NewWriter(out, 0, 0, 1, ' ', 0)
+	columns := 9
+	if slices.ContainsFunc(r.Rows, func(row Result) bool { return row.Floor != nil }) {
+		columns = 11
+	}
 	line := func(cells ...string) {
-		for _, cell := range cells {
+		for _, cell := range cells[:columns] {
 			_, _ = fmt.Fprintf(t, "| %s\t", cell) // an error of out comes back from Flush
 		}
 		_, _ = fmt.Fprintln(t, "|")
 	}
-	line("", "what", "unit", r.Sides[0], r.Sides[1], "ratio", "rounds", "goal", "met")
-	line(slices.Repeat([]string{"---"}, 9)...)
+	line("", "what", "unit", r.Sides[0], r.Sides[1], "ratio", "rounds", "goal", "met", "floor", "its ratio")
+	line(slices.Repeat([]string{"---"}, 11)...)
 	for _, row := range r.Rows {
 		spread := ""
 		if row.Low != nil && r.Rounds > 1 {
 			spread = fmt.Sprintf("%.2f-%.2f", *row.Low, *row.High)
 		}
 		goal, met := row.verdict()
-		line(row.Workload, row.Title, row.Unit, number(row.Medians[0]), number(row.Medians[1]), ratio(row.Ratio), spread, goal, met)
+		line(row.Workload, row.Title, row.Unit, number(row.Medians[0]), number(row.Medians[1]), ratio(row.Ratio), spread, goal, met,
+			number(row.Floor), ratio(row.floorRatio()))
 	}
 	for _, when := range []string{"idle", "after"} {
 		if v, ok := r.Memory[when+"_mib"]; ok {
 			row := Result{Medians: [2]*float64{nil, &v}, Most: map[string]float64{"idle": 40}[when]}
 			title := map[string]string{"idle": "memory of an idle sidecar (RSS)", "after": "  the same after all of the above"}[when]
 			goal, met := row.verdict()
-			line("memory", title, "MiB", "", number(&v), "", "", goal, met)
+			line("memory", title, "MiB", "", number(&v), "", "", goal, met, "", "")
 		}
 	}
 	if err := t.Flush(); err != nil {
@@ -155,6 +162,15 @@ func (r *Report) table(out io.Writer) error {
 	_, err := fmt.Fprintf(out, "\n%s\n%d rounds, medians; %.0f s per timed measurement, %.0f s in all; %s\n",
 		r.Host, r.Rounds, r.Seconds, r.Took, r.Cache)
 	return err
+}
+
+// floorRatio is floor / plain: the ratio that no FUSE daemon of this kind can pass.
+func (r *Result) floorRatio() *float64 {
+	if r.Floor == nil || r.Medians[0] == nil || *r.Medians[0] == 0 {
+		return nil
+	}
+	q := *r.Floor / *r.Medians[0]
+	return &q
 }
 
 // verdict is the goal of a row, and whether it was met.

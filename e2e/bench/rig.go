@@ -137,7 +137,7 @@ func (r *rig) sidecars(ctx context.Context) ([]int, error) {
 func (r *rig) close() error {
 	err := stop(r.pid, syscall.SIGTERM, r.gone, 20*time.Second)
 	if err != nil {
-		r.abort()
+		abortMounts(r.dir, r.logf)
 		err = errors.Join(err, stop(r.pid, syscall.SIGKILL, r.gone, 10*time.Second))
 	}
 	mounts, mountErr := fuseMounts(r.dir)
@@ -148,20 +148,23 @@ func (r *rig) close() error {
 	return errors.Join(err, mountErr)
 }
 
-// abort ends the FUSE connections of all mounts of the rig: every call on them returns ENOTCONN.
-func (r *rig) abort() {
-	mounts, err := fuseMounts(r.dir)
+// abortMounts ends the FUSE connections of all mounts below dir: every call on them returns ENOTCONN.
+func abortMounts(dir string, logf func(string, ...any)) {
+	if dir == "" {
+		return
+	}
+	mounts, err := fuseMounts(dir)
 	if err != nil {
-		r.logf("abort: %v", err)
+		logf("abort: %v", err)
 	}
 	for _, m := range mounts {
-		r.logf("aborting FUSE connection %d of %s", m.connection, m.dir)
+		logf("aborting FUSE connection %d of %s", m.connection, m.dir)
 		file := fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", m.connection)
 		if err := os.WriteFile(file, []byte("1"), 0); err != nil {
-			r.logf("abort: %v", err)
+			logf("abort: %v", err)
 		}
 		if err := unix.Unmount(m.dir, unix.MNT_DETACH); err != nil {
-			r.logf("umount %s: %v", m.dir, err)
+			logf("umount %s: %v", m.dir, err)
 		}
 	}
 }
