@@ -31,7 +31,7 @@ ifneq ($(shell git status --porcelain >/dev/null 2>&1 && echo yes),yes)
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 endif
 
-.PHONY: help build dev test check bench storm crash planted powercut fuzz clean
+.PHONY: help build dev test check bench posix storm crash planted powercut fuzz clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|' 2>/dev/null || \
@@ -65,6 +65,11 @@ crash: ## crash random histories at POINTS points of a simulated disk (SEED= rep
 
 planted: ## plant bugs in the code, one at a time; the crash points must find each
 	go test -tags planted ./sidecar/replication -run '^TestPlanted' -v -count=1 -timeout 2h
+
+posix: ## what POSIX promises of names, modes, owners, times and errors: on ext4, XFS, a volume, and a volume whose sidecar is killed
+	@scripts/need test
+	go test ./e2e/conformance -run '^TestRuler$$' -count=1 -v
+	go test ./e2e -run '^Test(Posix|Conformance|ConformanceDeath)$$' -count=1 -v -args -many-links
 
 storm: ## kill -9 the sidecar KILLS times under pgbench, random I/O and a metadata storm; prints the longest pause
 	@scripts/need test

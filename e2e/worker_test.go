@@ -15,6 +15,7 @@ import (
 var workers = map[string]func(args []string) error{
 	"append":      appendRecords,
 	"big-writes":  rounds(writeMuch),
+	"conformance": conform,
 	"describe":    describe,
 	"fill-bytes":  fillBytes,
 	"fill-inodes": fillInodes,
