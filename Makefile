@@ -14,6 +14,9 @@ RUN ?=
 BENCH ?=
 # How often `make storm` kills the sidecar.
 KILLS ?= 200
+# `make fsx`: files of random calls, and how many calls on each. Of names, a round of eight processes for every four files.
+SEEDS ?= 100
+OPS ?= 10000
 # How long `make fuzz` stays with each target.
 FUZZTIME ?= 10s
 # How many crash points `make crash` tries.
@@ -31,7 +34,7 @@ ifneq ($(shell git status --porcelain >/dev/null 2>&1 && echo yes),yes)
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 endif
 
-.PHONY: help build dev test check bench posix storm crash planted powercut fuzz clean
+.PHONY: help build dev test check bench posix storm fsx crash planted powercut fuzz clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|' 2>/dev/null || \
@@ -74,6 +77,11 @@ posix: ## what POSIX promises of names, modes, owners, times and errors: on ext4
 storm: ## kill -9 the sidecar KILLS times under pgbench, random I/O and a metadata storm; prints the longest pause
 	@scripts/need test
 	go test ./e2e -run '^TestStorm$$' -count=1 -v -timeout 60m -args -kills=$(KILLS)
+
+fsx: ## OPS random calls on each of SEEDS files, and on trees, compared with a model; kills the sidecar KILLS times in each test (SEED=)
+	@scripts/need test
+	go test ./e2e/fsx -count=1 -v -parallel 1 -timeout 6h -args -seeds=$(SEEDS) -ops=$(OPS) -kills=$(KILLS) -names=$(OPS) \
+		-rounds=$$((($(SEEDS) + 3) / 4)) $(if $(SEED),-seed=$(SEED))
 
 powercut: ## cut the power of ext4 IMAGES times and of XFS a fifth of that, shut them down, let their disks fail (SEED=)
 	@scripts/need test
