@@ -21,13 +21,16 @@ const (
 )
 
 // Fallocate changes how a range is stored. Nothing is reserved: a plain allocation only sets the size, after a look whether the
-// volume has room for it.
+// volume and the disk have room for it.
 func (fs *FS) Fallocate(caller *Caller, ino meta.Ino, mode uint32, off, n uint64) error {
 	if n == 0 {
 		return syscall.EINVAL
 	}
 	if off > MaxFileSize || n > MaxFileSize-off {
 		return syscall.EFBIG
+	}
+	if err := fs.roomToAllocate(ino, mode, off, n); err != nil {
+		return err
 	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -52,6 +55,11 @@ func (fs *FS) Fallocate(caller *Caller, ino meta.Ino, mode uint32, off, n uint64
 	default:
 		return syscall.EOPNOTSUPP
 	}
+	if mode&FallocKeepSize == 0 {
+		if in, err = fs.beforeGrowth(ino, in, off+n); err != nil {
+			return err
+		}
+	}
 	c := fs.begin(caller)
 	if mode&FallocKeepSize == 0 && off+n > in.Size {
 		if _, err := c.resize(ino, &in, off+n); err != nil {
@@ -70,6 +78,23 @@ func (c *change) allocated(in *meta.Inode) {
 	if c.caller.UID != 0 {
 		killSuidGid(in)
 	}
+}
+
+// roomToAllocate asks whether the disk has room for what a plain allocation would get, and for the growth of any other. fs.mu must not
+// be held.
+func (fs *FS) roomToAllocate(ino meta.Ino, mode uint32, off, n uint64) error {
+	fs.mu.RLock()
+	in, err := fs.inode(ino)
+	fs.mu.RUnlock()
+	switch {
+	case err != nil:
+		return err
+	case mode&^FallocKeepSize == 0 && in.Blocks*record.BlockSize < off+n:
+		return fs.cfg.Log.Room(int64(n))
+	case mode&FallocKeepSize == 0:
+		return fs.roomToGrow(ino, off+n)
+	}
+	return nil
 }
 
 // punch makes [off, end) read as zeros, a bounded number of chunks a record. Only the last record of a request carries its name: a

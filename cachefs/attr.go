@@ -36,6 +36,11 @@ type SetAttr struct {
 
 // SetAttr changes attributes. Truncation to a smaller size frees what is behind it.
 func (fs *FS) SetAttr(caller *Caller, ino meta.Ino, s SetAttr) (Attr, error) {
+	if s.Size != nil {
+		if err := fs.roomToGrow(ino, *s.Size); err != nil {
+			return Attr{}, err
+		}
+	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	in, err := fs.inode(ino)

@@ -33,6 +33,18 @@ func (fs *FS) fits(ino meta.Ino, in *meta.Inode, off uint64, n int) (int, error)
 	return n, nil
 }
 
+// roomToGrow asks for the room that a file needs to get another size, content not included: a small file is kept whole in the metadata,
+// and one that was small gets a block. fs.mu must not be held.
+func (fs *FS) roomToGrow(ino meta.Ino, size uint64) error {
+	fs.mu.RLock()
+	in, err := fs.inode(ino)
+	fs.mu.RUnlock()
+	if err != nil || size <= in.Size {
+		return nil //nolint:nilerr // who changes the file meets the error again
+	}
+	return fs.cfg.Log.Room(int64(min(size-in.Size, record.BlockSize)))
+}
+
 // answerSize is the answer of a write that did less than it was asked for.
 func answerSize(n int) []byte { return binary.LittleEndian.AppendUint32(nil, uint32(n)) }
 

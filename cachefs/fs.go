@@ -66,6 +66,7 @@ type Config struct {
 	Size        uint64           // limit of content, bytes
 	Inodes      uint64           // limit of files and directories; 0 means one for each 4 KiB of Size
 	Now         func() time.Time // the clock
+	RetryAfter  time.Duration    // until what found no space in the background is tried again; 0 means 1 s
 	Logger      *slog.Logger
 }
 
@@ -86,6 +87,8 @@ type FS struct {
 	nonces   uint16     // that attempts at the next record have used up
 	counters meta.Counters
 	over     overlay
+	// unfinished are files with chunks behind their end: the rest of a truncation found no space on the disk.
+	unfinished map[meta.Ino]bool
 
 	// cacheMu is taken last. Entries are the newest state, put in while mu is held; any may be dropped at any time.
 	cacheMu sync.Mutex
@@ -96,6 +99,8 @@ type FS struct {
 	lookupMu sync.Mutex
 	lookups  map[meta.Ino]uint64 // what the kernel holds, as far as this process knows
 	known    func(meta.Ino) bool // asks the kernel, which may hold more; nil: it does not
+	late     map[meta.Ino]bool   // what is cut, or (true) removed, when retry fires
+	retry    *time.Timer
 
 	answeredMu sync.Mutex
 	answered   []uint64 // answers that reached the kernel since the last record
@@ -126,8 +131,12 @@ func Open(ctx context.Context, cfg Config, format bool) (*FS, error) {
 	if cfg.Inodes == 0 {
 		cfg.Inodes = max(cfg.Size/record.BlockSize, 1024)
 	}
+	if cfg.RetryAfter == 0 {
+		cfg.RetryAfter = time.Second
+	}
 	fs := &FS{cfg: cfg, over: newOverlay(), inodes: map[meta.Ino]meta.Inode{}, chunks: map[chunkID]meta.Chunk{}, names: map[nameID]meta.Dirent{},
-		lookups: map[meta.Ino]uint64{}, reap: make(chan meta.Ino, 1024)}
+		lookups: map[meta.Ino]uint64{}, reap: make(chan meta.Ino, 1024),
+		unfinished: map[meta.Ino]bool{}, late: map[meta.Ino]bool{}, retry: time.NewTimer(cfg.RetryAfter)}
 	cfg.Log.OnApplied(fs.applied)
 	b, ok, err := cfg.State.Get(meta.CountersKey())
 	switch {
@@ -224,6 +233,7 @@ func (fs *FS) Close() {
 	fs.closing.Store(true)
 	close(fs.reap)
 	fs.reaped.Wait()
+	fs.retry.Stop()
 }
 
 // get reads the newest value of a key. fs.mu must be held.

@@ -227,6 +227,9 @@ func (fs *FS) Link(caller *Caller, ino, parent meta.Ino, name string) (Attr, err
 	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
+	if err := fs.endTruncate(ino); err != nil { // the mark of a file without a name is the only one, and goes here
+		return Attr{}, err
+	}
 	in, err := fs.inode(ino)
 	if err != nil {
 		return Attr{}, err

@@ -57,14 +57,53 @@ func (fs *FS) TookOver(known func(meta.Ino) bool) {
 	})
 }
 
-// reaper removes orphans that the kernel has forgotten, until Close.
+// reaper removes orphans that the kernel has forgotten, until Close. What finds no space on the disk is tried again.
 func (fs *FS) reaper() {
 	defer fs.reaped.Done()
-	for ino := range fs.reap {
-		fs.reapOne(ino)
+	for {
+		select {
+		case ino, ok := <-fs.reap:
+			if !ok {
+				return
+			}
+			fs.reapOne(ino)
+		case <-fs.retry.C:
+			for ino, remove := range fs.takeLate() {
+				if remove {
+					fs.reapOne(ino)
+				} else {
+					fs.cutOne(ino)
+				}
+			}
+		}
 	}
 }
 
+// later has a file cut, or removed, that could not be now for want of space on the disk: what it frees may be what others wait for.
+func (fs *FS) later(ino meta.Ino, remove bool) {
+	fs.lookupMu.Lock()
+	defer fs.lookupMu.Unlock()
+	fs.late[ino] = fs.late[ino] || remove
+	fs.retry.Reset(fs.cfg.RetryAfter)
+}
+
+func (fs *FS) takeLate() map[meta.Ino]bool {
+	fs.lookupMu.Lock()
+	defer fs.lookupMu.Unlock()
+	late := fs.late
+	fs.late = map[meta.Ino]bool{}
+	return late
+}
+
+// cutOne ends a truncation.
+func (fs *FS) cutOne(ino meta.Ino) {
+	fs.mu.Lock()
+	err := fs.endTruncate(ino)
+	fs.mu.Unlock()
+	fs.reaping(ino, false, err)
+}
+
+// reapOne removes an inode that has no name, unless the kernel knows it.
 func (fs *FS) reapOne(ino meta.Ino) {
 	fs.lookupMu.Lock()
 	known := fs.known
@@ -72,8 +111,17 @@ func (fs *FS) reapOne(ino meta.Ino) {
 	if known != nil && known(ino) {
 		return // it will forget it later
 	}
-	if err := fs.removeOrphan(ino); err != nil {
-		fs.cfg.Logger.Error("unlinked file not removed; the next process will", "inode", ino, "err", err)
+	fs.reaping(ino, true, fs.removeOrphan(ino))
+}
+
+// reaping takes the result of what is done in the background.
+func (fs *FS) reaping(ino meta.Ino, remove bool, err error) {
+	switch {
+	case err == nil, errors.Is(err, syscall.ESTALE):
+	case errors.Is(err, syscall.ENOSPC):
+		fs.later(ino, remove)
+	default:
+		fs.cfg.Logger.Error("an unlinked or truncated file keeps its space until the next process", "inode", ino, "err", err)
 	}
 }
 
@@ -81,18 +129,40 @@ func (fs *FS) removeOrphan(ino meta.Ino) error {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	in, err := fs.inode(ino)
-	if errors.Is(err, syscall.ESTALE) || err == nil && in.Nlink > 0 {
-		return nil
-	}
-	if err != nil {
+	if err != nil || in.Nlink > 0 {
 		return err
 	}
-	_, err = fs.freeBehind(ino, true)
+	if _, err = fs.freeBehind(ino, true); err == nil {
+		delete(fs.unfinished, ino)
+	}
+	return err
+}
+
+// beforeGrowth returns the inode of a file that may be about to be larger: with nothing behind its end. fs.mu must be held.
+func (fs *FS) beforeGrowth(ino meta.Ino, in meta.Inode, size uint64) (meta.Inode, error) {
+	if size <= in.Size || !fs.unfinished[ino] {
+		return in, nil
+	}
+	if err := fs.endTruncate(ino); err != nil {
+		return in, err
+	}
+	return fs.inode(ino)
+}
+
+// endTruncate frees what an unfinished truncation has left behind the end of a file. fs.mu must be held.
+func (fs *FS) endTruncate(ino meta.Ino) error {
+	if !fs.unfinished[ino] {
+		return nil
+	}
+	_, err := fs.freeBehind(ino, false)
+	if err == nil {
+		delete(fs.unfinished, ino)
+	}
 	return err
 }
 
 // finishOrphans ends what another process began: truncations always, removals only of another session, because files of this one
-// may still be open.
+// may still be open. What finds no space is ended later.
 func (fs *FS) finishOrphans() error {
 	kinds, err := fs.orphans()
 	if err != nil {
@@ -101,11 +171,25 @@ func (fs *FS) finishOrphans() error {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	for ino, kind := range kinds {
-		if kind == meta.OrphanUnlinked && !fs.cfg.NewSession {
-			continue
+		remove := kind == meta.OrphanUnlinked && fs.cfg.NewSession
+		if !remove {
+			if kind == meta.OrphanUnlinked {
+				if tail, err := fs.tail(ino); err != nil {
+					return err
+				} else if !tail {
+					continue
+				}
+			}
+			fs.unfinished[ino] = true
 		}
-		if _, err := fs.freeBehind(ino, kind == meta.OrphanUnlinked); err != nil {
+		_, err := fs.freeBehind(ino, remove)
+		switch {
+		case errors.Is(err, syscall.ENOSPC):
+			fs.later(ino, remove)
+		case err != nil:
 			return err
+		default:
+			delete(fs.unfinished, ino)
 		}
 	}
 	return nil

@@ -58,10 +58,16 @@ func (fs *FS) directories(inos ...meta.Ino) (dirs, error) {
 	return ds, nil
 }
 
-// Rename moves a name over another, or exchanges the two. The kernel has made sure that no directory moves into itself.
+// Rename moves a name over another, or exchanges the two. A longer name needs room on the disk; others do not, for the sake of those
+// who replace a file by a new one. The kernel has made sure that no directory moves into itself.
 func (fs *FS) Rename(caller *Caller, parent meta.Ino, name string, newParent meta.Ino, newName string, flags uint32) error {
 	if flags&^(RenameNoReplace|RenameExchange) != 0 || flags == RenameNoReplace|RenameExchange {
 		return syscall.EINVAL
+	}
+	if len(newName) > len(name) {
+		if err := fs.cfg.Log.Room(0); err != nil {
+			return err
+		}
 	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()

@@ -1,6 +1,7 @@
 package cachefs
 
 import (
+	"errors"
 	"syscall"
 
 	"github.com/remora-storage/remora/cachefs/meta"
@@ -22,6 +23,10 @@ func (fs *FS) setAttrSize(caller *Caller, ino meta.Ino, in meta.Inode, s SetAttr
 	if *s.Size > MaxFileSize {
 		return Attr{}, syscall.EFBIG
 	}
+	in, err := fs.beforeGrowth(ino, in, *s.Size)
+	if err != nil {
+		return Attr{}, err
+	}
 	c := fs.begin(caller)
 	changed := in.Size != *s.Size
 	more, err := c.resize(ino, &in, *s.Size)
@@ -35,18 +40,22 @@ func (fs *FS) setAttrSize(caller *Caller, ino meta.Ino, in meta.Inode, s SetAttr
 		in.Mtime = c.now
 	}
 	c.setInode(ino, in)
-	if more {
+	if more && in.Nlink > 0 { // one without a name is marked, and stays so
 		c.set(meta.OrphanKey(ino), []byte{byte(meta.OrphanTruncated)})
 	}
 	if err := c.commit(nil); err != nil {
 		return Attr{}, err
 	}
-	if more {
-		if in, err = fs.freeBehind(ino, false); err != nil {
-			return Attr{}, err
-		}
+	if !more {
+		return Attr{ino, in}, nil
 	}
-	return Attr{ino, in}, nil
+	after, err := fs.freeBehind(ino, false)
+	if errors.Is(err, syscall.ENOSPC) { // the size is what was asked for; the rest is freed when there is space for that
+		fs.unfinished[ino] = true
+		fs.later(ino, false)
+		return Attr{ino, in}, nil
+	}
+	return Attr{ino, after}, err
 }
 
 // resize changes the size of a file and frees the first chunks behind it; more are left if it returns true.
@@ -200,13 +209,29 @@ func (fs *FS) freeBehind(ino meta.Ino, remove bool) (meta.Inode, error) {
 				return in, err
 			}
 		default:
-			c.delete(meta.OrphanKey(ino))
+			if in.Nlink > 0 {
+				c.delete(meta.OrphanKey(ino))
+			}
 			c.setInode(ino, in)
 		}
 		if err := c.commit(nil); err != nil || !more {
 			return in, err
 		}
 	}
+}
+
+// tail tells whether a file has chunks behind its end. fs.mu must be held.
+func (fs *FS) tail(ino meta.Ino) (found bool, err error) {
+	in, err := fs.inode(ino)
+	if err != nil {
+		return false, err
+	}
+	lower, upper := meta.ChunkKey(ino, chunks(in.Size)), meta.ChunkKey(ino+1, 0)
+	err = fs.scan(lower, upper, func(_, _ []byte) (bool, error) {
+		found = true
+		return false, nil
+	})
+	return found, err
 }
 
 // removeInode removes what is left of an inode whose chunks are gone.

@@ -23,6 +23,9 @@ func (fs *FS) Write(caller *Caller, ino meta.Ino, off uint64, data []byte, killS
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	in, err := fs.regular(ino)
+	if err == nil {
+		in, err = fs.beforeGrowth(ino, in, off+uint64(len(data)))
+	}
 	if err != nil || len(data) == 0 {
 		return 0, err
 	}

@@ -1,12 +1,15 @@
 package replication_test
 
 import (
+	"bytes"
 	"fmt"
 	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/remora-storage/remora/cachefs"
+	"github.com/remora-storage/remora/cachefs/meta"
 	"github.com/remora-storage/remora/disk/faultfs"
 	"github.com/remora-storage/remora/sidecar/replication/replicationtest"
 )
@@ -44,6 +47,46 @@ func TestFullDisk(t *testing.T) {
 		})
 	}
 	t.Logf("%d operations refused, %d crash points", refused, images)
+}
+
+// TestFullDiskGoesOn: what does not make the volume larger goes on for as long as one likes while the disk is full: the journal of it is
+// given back, and the reserve does not run out.
+func TestFullDiskGoesOn(t *testing.T) {
+	fs := replicationtest.NewDisk(t, 1)
+	h := replicationtest.NewSmallHistory(t, 1, fs)
+	defer func() { h.Stop() }()
+	fs.Limit(fs.Used() + 1200<<10)
+	vol, caller := h.Volume(), &cachefs.Caller{}
+	file := func(name string) meta.Ino {
+		a, err := vol.Create(caller, meta.Root, name, cachefs.Node{Mode: syscall.S_IFREG | 0o600})
+		require.NoError(t, err)
+		return a.Ino
+	}
+	small, large := file("small"), file("large")
+	for off := uint64(0); ; off += 32 << 10 {
+		_, err := vol.Write(caller, large, off, bytes.Repeat([]byte{7}, 32<<10), false)
+		if err != nil {
+			require.ErrorIs(t, err, syscall.ENOSPC)
+			break
+		}
+	}
+	names := [2]string{"small", "llams"}
+	for k := range 600 {
+		require.NoError(t, vol.Admit())
+		mode, size := uint32(0o600+k%2), uint64(0)
+		_, err := vol.SetAttr(caller, small, cachefs.SetAttr{Mode: &mode, Size: &size})
+		require.NoError(t, err, "operation %d", k)
+		require.NoError(t, vol.Rename(caller, meta.Root, names[k%2], meta.Root, names[1-k%2], 0), "operation %d", k)
+		require.NoError(t, vol.Fallocate(caller, large, cachefs.FallocPunchHole|cachefs.FallocKeepSize, 100, 200), "operation %d", k)
+		if k%200 == 0 {
+			require.ErrorIs(t, vol.Fallocate(caller, small, 0, 0, 1<<20), syscall.ENOSPC)
+		}
+	}
+	require.NoError(t, vol.Unlink(caller, meta.Root, "large"))
+	vol.Forget(large, 1)
+	replicationtest.Eventually(t, "space comes back", func() bool { return h.Fits(150 << 10) })
+	require.NoError(t, h.Sync())
+	require.NoError(t, h.Err())
 }
 
 // TestNoSpaceFromCall fills the disk from one outside at each of many calls, for a while: what needs new space fails, wherever it

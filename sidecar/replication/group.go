@@ -212,9 +212,10 @@ func (g *Group) settle(ctx context.Context) error {
 	return errors.Join(g.failed, ctx.Err())
 }
 
-// Admit waits while too much is unaccepted or unapplied, but not for space on the disk: deletes must pass, and Room refuses the
-// rest. The caller holds no lock.
+// Admit waits while too much is unaccepted or unapplied, or the journal too long for a disk that is nearly full, but not for space on
+// the disk: deletes must pass, and Room refuses the rest. The caller holds no lock.
 func (g *Group) Admit() error {
+	g.ease()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for g.failed == nil && !g.store.Stalled() && (g.unaccepted > g.disk.cfg.MaxUnaccepted || g.unapplied > g.disk.cfg.MaxUnapplied) {

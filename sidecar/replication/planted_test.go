@@ -33,7 +33,7 @@ func TestPlantedBugs(t *testing.T) {
 			{core + "commit.go", "\tg.enqueue(items, bytes)\n", ""},
 			{core + "commit.go", "\tdefer clear(items)", "\t//"}}},
 		{"fsync is acknowledged before the journal is synced", points, []edit{
-			{core + "disk.go", "\tlsn, err := d.journal.Sync()\n", "\tlsn, err := d.journal.End(), error(nil)\n\tdefer d.journal.Sync()\n"}}},
+			{core + "disk.go", "\tlsn, err := d.journal.Sync()\n", "\tlsn, err := d.journal.End(), error(nil)\n\tgo d.journal.Sync()\n"}}},
 		{"recovery starts from the store's index, not from the checkpoint", points, []edit{
 			{core + "group.go", "\tfrom := g.cfg.Replica.Checkpoint()\n\tif err := g.checkJournal", "\tfrom := g.store.Position()\n\tif err := g.checkJournal"},
 			{store + "store.go", "\ts.position = s.cfg.Checkpoint\n\tif b, ok, err = s.Get(answersKey)", "\ts.position.Index = s.opened\n\tif b, ok, err = s.Get(answersKey)"}}},

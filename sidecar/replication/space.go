@@ -6,6 +6,8 @@ import (
 	"syscall"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/remora-storage/remora/sidecar/replication/journal"
 )
 
 // space decides whether what makes a volume larger is taken while the disk is nearly full.
@@ -13,10 +15,13 @@ import (
 // What was acknowledged must be applied, and applying needs space: for the blocks, for Pebble's files, for the next segments of the
 // journal. So a reserve is kept, into which only deletes, truncates and the like may go: Room refuses the rest. Space comes back with
 // the checkpoint, which the apply loop makes early while Room refuses and something is freed. Should others fill the disk all
-// the same, the store waits for space, and goes on when there is some.
+// the same, the store waits for space, and goes on when there is some. What Room does not refuse makes the journal longer, too: when
+// a part of the reserve is in use, Admit has it wait for the checkpoint that makes the journal shorter again.
 type space struct {
 	mu     sync.Mutex
-	budget int64 // bytes that may be taken before the next look at the disk
+	budget int64       // bytes that may be taken before the next look at the disk
+	tight  bool        // a part of the reserve is in use
+	look   journal.LSN // of the journal's end, for tight
 }
 
 // lookEvery is how many bytes are taken between two looks at the disk, at most.
@@ -48,6 +53,34 @@ func (d *Disk) room(n int64) (bool, error) {
 	}
 	d.space.budget = min((free-n)/4, lookEvery)
 	return true, nil
+}
+
+// tight tells whether a quarter of the reserve is in use. It looks at the disk for each half segment of journal, and for each call while it is.
+func (d *Disk) tight() bool {
+	end := d.journal.End()
+	d.space.mu.Lock()
+	defer d.space.mu.Unlock()
+	if !d.space.tight && end < d.space.look {
+		return false
+	}
+	d.space.look = end + journal.LSN(d.dir.SegmentBytes()/2)
+	usage, err := d.cfg.FS.GetDiskUsage(d.dir.Path())
+	d.space.tight = err == nil && int64(min(usage.AvailBytes, 1<<62)) < d.reserve()*3/4
+	return d.space.tight
+}
+
+// ease waits for a checkpoint while the reserve is in use, as soon as that would make the journal shorter.
+func (g *Group) ease() {
+	if !g.disk.tight() {
+		return
+	}
+	g.mu.Lock()
+	since := g.disk.journal.End() - g.sinceCheckpoint
+	g.mu.Unlock()
+	if int64(since) > g.disk.dir.SegmentBytes() {
+		g.disk.commit()
+		g.reclaim()
+	}
 }
 
 // reserve is what must stay free for everything that was taken.
@@ -99,7 +132,7 @@ func (g *Group) reclaim() bool {
 func (g *Group) reclaimable() bool {
 	g.mu.Lock()
 	busy := len(g.queue)+len(g.core.bound)+len(g.core.unbound) > 0
-	journal := g.disk.journal.End() - g.sinceCheckpoint
+	since := g.disk.journal.End() - g.sinceCheckpoint
 	g.mu.Unlock()
-	return busy || int64(journal) > g.disk.dir.SegmentBytes() || g.store.Freed()
+	return busy || int64(since) > g.disk.dir.SegmentBytes() || g.store.Freed()
 }

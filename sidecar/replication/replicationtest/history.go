@@ -65,8 +65,10 @@ func (h *History) step() {
 		h.create(syscall.S_IFREG | 0o640)
 	case n < 20:
 		h.create(syscall.S_IFDIR | 0o750)
-	case n < 23:
+	case n < 22:
 		h.create(syscall.S_IFLNK | 0o777)
+	case n < 23:
+		h.create(syscall.S_IFIFO | 0o600)
 	case n < 60:
 		h.write()
 	case n < 68:

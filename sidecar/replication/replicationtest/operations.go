@@ -125,6 +125,7 @@ func (n *modelNode) grow(size int) {
 	}
 }
 
+// truncate makes a file smaller or larger.
 func (h *History) truncate() {
 	path, n := h.file()
 	if n == nil {
@@ -136,7 +137,12 @@ func (h *History) truncate() {
 	if h.rng.IntN(3) == 0 {
 		size = uint64(count)
 	}
-	_, err := h.on().SetAttr(h.caller(), h.ino(path), cachefs.SetAttr{Size: &size})
+	var err error
+	if int(size) > len(n.data) && h.rng.IntN(2) == 0 {
+		err = h.on().Fallocate(h.caller(), h.ino(path), 0, 0, size)
+	} else {
+		_, err = h.on().SetAttr(h.caller(), h.ino(path), cachefs.SetAttr{Size: &size})
+	}
 	require.NoError(h.t, err)
 	n.grow(int(size))
 	n.data = n.data[:size:size]
