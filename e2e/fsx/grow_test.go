@@ -21,7 +21,7 @@ const crowdSize = 300
 func sortedNames(n *node) []string { return slices.Sorted(maps.Keys(n.Kids)) }
 
 // growTree takes DIR STATE SEED OPS SHARED TALLY, does so many operations on a tree in DIR and in the directory SHARED, which others
-// change, too, and saves the tree to STATE and what it did in SHARED to TALLY. SHARED and TALLY may be empty.
+// change, too, and saves the tree to STATE and what it did in SHARED to TALLY. If they are there already, it goes on from there.
 func growTree(args []string) error {
 	seed, err := strconv.ParseUint(args[2], 10, 64)
 	if err != nil {
@@ -32,7 +32,13 @@ func growTree(args []string) error {
 		return err
 	}
 	t, s := newTree(args[0], seed), newSharer(args[4], seed)
-	if err := t.fillCrowd(); err != nil {
+	if err := load(args[1], &t.top); err == nil {
+		err = load(args[5], &s.Tally)
+		t.adopt(t.top, map[int]*node{})
+		if err := errors.Join(err, same(t.root, t.top)); err != nil {
+			return fmt.Errorf("before the first operation: %w", err)
+		}
+	} else if err := t.fillCrowd(); err != nil {
 		return t.report(err)
 	}
 	for range ops {
@@ -99,6 +105,26 @@ func (t *tree) removed() error {
 	}
 	_, err := unix.Open(s.path+"/below", unix.O_CREAT|unix.O_RDWR, 0o644)
 	return answer(err, unix.ENOTDIR, s)
+}
+
+// adopt makes one node again of those that were one before they were saved.
+func (t *tree) adopt(dir *node, known map[int]*node) {
+	for name, kid := range dir.Kids {
+		if one := known[kid.ID]; one != nil {
+			dir.Kids[name] = one
+			continue
+		}
+		known[kid.ID] = kid
+		t.next = max(t.next, kid.ID+1)
+		t.count++
+		if kid.Xattrs == nil { // gob leaves out what is empty
+			kid.Xattrs = map[string][]byte{}
+		}
+		if kid.dir() && kid.Kids == nil {
+			kid.Kids = map[string]*node{}
+		}
+		t.adopt(kid, known)
+	}
 }
 
 func (t *tree) fillCrowd() error {

@@ -18,6 +18,7 @@ type round struct {
 	dir    string // where the trees are
 	states string // where the models are
 	seed   uint64
+	age    uint64 // rounds since the trees were new
 }
 
 func (r *round) tree(n int) string  { return filepath.Join(r.dir, "tree"+strconv.Itoa(n)) }
@@ -26,10 +27,12 @@ func (r *round) tally(n int) string { return filepath.Join(r.states, "tally"+str
 func (r *round) shared() string     { return filepath.Join(r.dir, "shared") }
 
 func (r *round) start() (all []*worker) {
-	run(r.t, "mkdir", r.shared())
-	run(r.t, self, "worker", "makeshared", r.shared())
+	if r.age == 0 {
+		run(r.t, "mkdir", r.shared())
+		run(r.t, self, "worker", "makeshared", r.shared())
+	}
 	for n := range processes {
-		run(r.t, "mkdir", r.tree(n))
+		run(r.t, "mkdir", "-p", r.tree(n))
 		all = append(all, startWorker(r.t, "tree", r.tree(n), r.state(n), strconv.FormatUint(r.seed+uint64(n), 10), strconv.Itoa(*names),
 			r.shared(), r.tally(n)))
 	}
@@ -47,23 +50,29 @@ func (r *round) compare() {
 	run(r.t, self, tallies...)
 }
 
+// repeat is the command for the rounds in which the trees lived.
 func (r *round) repeat(int) string {
-	return fmt.Sprintf("go test ./e2e/fsx -run '^%s$' -count=1 -v -args -seed=%d -rounds=1 -names=%d -kills=%d", r.t.Name(), r.seed, *names, *kills)
+	return fmt.Sprintf("go test ./e2e/fsx -run '^%s$' -count=1 -v -args -seed=%d -rounds=%d -names=%d -kills=%d", r.t.Name(), r.seed-r.age*processes,
+		r.age+1, *names, *kills)
 }
 
-// eachRound runs the rounds.
+// eachRound runs the rounds. A tree lives for three of them.
 func eachRound(t *testing.T, dir string, do func(r *round, all []*worker, n int)) {
 	t.Helper()
-	from := first(t)
+	r := &round{t: t, dir: dir, seed: first(t)}
 	for n := range *rounds {
-		r := &round{t: t, dir: dir, states: tempDir(t), seed: from + uint64(n*processes)}
+		if r.age = uint64(n % 3); r.age == 0 {
+			run(t, self, "worker", "removein", dir)
+			r.states = tempDir(t)
+		}
 		all := r.start()
 		do(r, all, n)
-		run(t, self, "worker", "removein", dir)
 		if n == 0 {
 			t.Logf("the first process: %s", all[0].out.String())
 		}
+		r.seed += processes
 	}
+	run(t, self, "worker", "removein", dir)
 }
 
 // TestNamesRuler works on names of a plain directory: what is found there is wrong in the tests.
