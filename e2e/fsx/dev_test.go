@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +22,11 @@ import (
 const startLimit = time.Minute
 
 const manifest = `
+apiVersion: remora.dev/v1alpha1
+kind: VolumeClass
+metadata: {name: unsealed}
+spec: {sealing: "off"}
+---
 apiVersion: apps/v1
 kind: StatefulSet
 metadata: {name: db}
@@ -28,11 +34,17 @@ spec:
   replicas: 1
   template:
     metadata:
-      annotations: {remora.dev/volumes: data, data.remora.dev/size: 8Gi}
+      annotations: {remora.dev/volumes: data, data.remora.dev/size: 8Gi%s}
     spec:
       containers:
       - {name: app, image: app, volumeMounts: [{name: data, mountPath: /data}]}
 `
+
+// More annotations of the volume.
+const (
+	sealed   = ""
+	unsealed = ", data.remora.dev/class: unsealed"
+)
 
 // instance is a `remora dev` of its own, with one volume.
 type instance struct {
@@ -64,7 +76,7 @@ func (o *output) String() string {
 }
 
 // startDev starts `remora dev` and waits until its volume is mounted. It ends with the test.
-func startDev(t *testing.T) *instance {
+func startDev(t *testing.T, annotations string) *instance {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: remora dev mounts file systems")
@@ -77,7 +89,7 @@ func startDev(t *testing.T) *instance {
 	dir := tempDir(t)
 	i := &instance{t: t, dir: filepath.Join(dir, "dev"), out: &output{}}
 	i.mount = filepath.Join(i.dir, "pods", "db-0", "data")
-	require.NoError(t, os.WriteFile(i.dir+".yaml", []byte(manifest), 0o644))
+	require.NoError(t, os.WriteFile(i.dir+".yaml", fmt.Appendf(nil, manifest, annotations), 0o644))
 	t.Cleanup(i.cleanUp)
 	i.start()
 	return i

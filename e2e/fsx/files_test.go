@@ -95,10 +95,10 @@ func ruler(t *testing.T, does, looks string) {
 }
 
 // volume works on files of a volume, and kills the sidecar under every second batch.
-func volume(t *testing.T, does, looks string) {
+func volume(t *testing.T, annotations, does, looks string) {
 	t.Helper()
 	t.Parallel()
-	i := startDev(t)
+	i := startDev(t, annotations)
 	used := i.status().Used
 	k := newKiller(i, rand.Uint64())
 	batches(t, batch{dir: i.mount, place: "volume", does: does, looks: looks}, func(b *batch, n int) {
@@ -107,20 +107,23 @@ func volume(t *testing.T, does, looks string) {
 		k.remount()
 		b.finish(all)
 		i.empty(used)
+		if n%5 == 4 {
+			t.Logf("%d seeds done", (n+1)**jobs)
+		}
 	})
 	i.check()
-	t.Logf("%d operations on %d seeds, %d kills of the sidecar", *seeds**ops, *seeds, k.done)
+	t.Logf("%d operations on %d seeds, %v", *seeds**ops, *seeds, k)
 	require.True(t, *kills == 0 || k.done > 0, "the sidecar was not killed once")
 }
 
 // TestFiles works on files, each with one process.
-func TestFiles(t *testing.T) { volume(t, "exercise", "verify") }
+func TestFiles(t *testing.T) { volume(t, sealed, "exercise", "verify") }
 
 // TestFilesRuler is TestFiles on a plain directory.
 func TestFilesRuler(t *testing.T) { ruler(t, "exercise", "verify") }
 
-// TestLanes works on files, each with four threads at the same time.
-func TestLanes(t *testing.T) { volume(t, "drive", "verifylanes") }
+// TestLanes works on files, each with four threads at the same time, of a volume that is not sealed.
+func TestLanes(t *testing.T) { volume(t, unsealed, "drive", "verifylanes") }
 
 // TestLanesRuler is TestLanes on a plain directory.
 func TestLanesRuler(t *testing.T) { ruler(t, "drive", "verifylanes") }

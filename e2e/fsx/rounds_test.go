@@ -88,7 +88,7 @@ func TestNamesRuler(t *testing.T) {
 // TestNames works on names of a volume, and kills the sidecar in every second round.
 func TestNames(t *testing.T) {
 	t.Parallel()
-	i := startDev(t)
+	i := startDev(t, sealed)
 	used := i.status().Used
 	k := newKiller(i, rand.Uint64())
 	eachRound(t, i.mount, func(r *round, all []*worker, n int) {
@@ -103,6 +103,6 @@ func TestNames(t *testing.T) {
 	})
 	i.empty(used)
 	i.check()
-	t.Logf("%d operations of %d processes, %d kills of the sidecar", *rounds**names*processes, processes, k.done)
+	t.Logf("%d operations of %d processes, %v", *rounds**names*processes, processes, k)
 	require.True(t, *kills == 0 || k.done > 0, "the sidecar was not killed once")
 }

@@ -2,6 +2,7 @@ package fsx
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -59,7 +60,8 @@ type killer struct {
 	r    *rand.Rand
 	pid  int // of who serves
 	left int // how often it may
-	done int
+	done int // deaths
+	ups  int // upgrades: a death that is asked for
 }
 
 func newKiller(i *instance, seed uint64) *killer {
@@ -91,13 +93,24 @@ func (k *killer) wait(t *testing.T, all []*worker, kill bool, repeat func(n int)
 	}
 }
 
+func (k *killer) String() string {
+	return fmt.Sprintf("%d kills of the sidecar, %d upgrades", k.done, k.ups)
+}
+
+// kill kills the sidecar, or has it replaced by `remora dev upgrade`.
 func (k *killer) kill() {
+	k.left--
+	if k.done > 0 && k.r.IntN(8) == 0 {
+		out, err := k.i.command(startLimit, "dev", "upgrade", "--dir", k.i.dir)
+		require.NoError(k.i.t, err, "upgrade: %s", out)
+		k.pid, k.ups = 0, k.ups+1
+		return
+	}
 	if k.pid == 0 {
 		pid := k.i.status().PID
 		require.NotNil(k.i.t, pid)
 		k.pid = *pid
 	}
-	k.left--
 	k.done++
 	k.pid = k.i.kill(k.pid, k.r.IntN(5) == 0)
 }
