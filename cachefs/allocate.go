@@ -40,8 +40,8 @@ func (fs *FS) Fallocate(caller *Caller, ino meta.Ino, mode uint32, off, n uint64
 	}
 	switch mode {
 	case 0, FallocKeepSize:
-		if in.Blocks*record.BlockSize < off+n && fs.counters.Used+n > fs.cfg.Size {
-			return syscall.ENOSPC
+		if err := fs.roomFor(ino, off, n); err != nil {
+			return err
 		}
 	case FallocPunchHole | FallocKeepSize, FallocZeroRange, FallocZeroRange | FallocKeepSize:
 		grows := mode&FallocKeepSize == 0 && off+n > in.Size
@@ -76,7 +76,7 @@ func (fs *FS) Fallocate(caller *Caller, ino meta.Ino, mode uint32, off, n uint64
 func (c *change) allocated(in *meta.Inode) {
 	in.Mtime, in.Ctime = c.now, c.now
 	if c.caller.UID != 0 {
-		killSuidGid(in)
+		c.killSuidGid(in)
 	}
 }
 
@@ -97,8 +97,33 @@ func (fs *FS) roomToAllocate(ino meta.Ino, mode uint32, off, n uint64) error {
 	return nil
 }
 
-// punch makes [off, end) read as zeros, a bounded number of chunks a record. Only the last record of a request carries its name: a
-// request that is re-sent before that record is there must do all of it again, which punching can. With more, the caller adds a
+// roomFor is ENOSPC if the volume is too full for what [off, off+n) of a file has not got yet. fs.mu must be held.
+func (fs *FS) roomFor(ino meta.Ino, off, n uint64) error {
+	room := fs.cfg.Size - min(fs.counters.Used, fs.cfg.Size)
+	if n <= room {
+		return nil
+	}
+	first, last := off/record.BlockSize, (off+n-1)/record.BlockSize
+	missing := last - first + 1
+	lower, upper := meta.ChunkKey(ino, off/record.ChunkSize), meta.ChunkKey(ino, chunks(off+n))
+	err := fs.scan(lower, upper, func(key, value []byte) (bool, error) {
+		ch, err := meta.DecodeChunk(value)
+		start := meta.ChunkIndex(key) * record.ChunkBlocks
+		for b := max(first, start); b <= min(last, start+record.ChunkBlocks-1); b++ {
+			if ch.Blocks.Has(uint32(b - start)) {
+				missing--
+			}
+		}
+		return err == nil, err
+	})
+	if err == nil && missing*record.BlockSize > room {
+		err = syscall.ENOSPC
+	}
+	return err
+}
+
+// punch makes [off, end) of a file read as zeros, a bounded number of chunks a record. Only the last record of a request carries its
+// name: a request that is re-sent before that record is there must do all of it again, which punching can. With more, the caller adds a
 // record for the same request.
 func (fs *FS) punch(caller *Caller, ino meta.Ino, off, end uint64, more bool) error {
 	for off < end {
@@ -107,19 +132,8 @@ func (fs *FS) punch(caller *Caller, ino meta.Ino, off, end uint64, more bool) er
 			return err
 		}
 		c := fs.begin(caller)
-		if in.Flags&meta.FlagInline != 0 {
-			if err := c.write(ino, &in, off, make([]byte, end-off)); err != nil {
-				return err
-			}
-			off = end
-		}
-		for i := 0; i < chunksPerRecord && off < end; i++ {
-			from := off % record.ChunkSize
-			to := min(record.ChunkSize, from+end-off)
-			if err := c.punchChunk(chunkID{ino, off / record.ChunkSize}, &in, from, to); err != nil {
-				return err
-			}
-			off += to - from
+		if off, err = c.punchRange(ino, &in, off, end); err != nil {
+			return err
 		}
 		c.allocated(&in)
 		c.setInode(ino, in)
@@ -131,6 +145,42 @@ func (fs *FS) punch(caller *Caller, ino meta.Ino, off, end uint64, more bool) er
 		}
 	}
 	return nil
+}
+
+// punchRange makes [off, end), which is not behind the end of the file, read as zeros, as far as one record may, and returns how far that
+// is. It looks only at chunks that have content: a hole costs nothing, however large it is.
+func (c *change) punchRange(ino meta.Ino, in *meta.Inode, off, end uint64) (uint64, error) {
+	if off >= end {
+		return end, nil
+	}
+	if in.Flags&meta.FlagInline != 0 {
+		return end, c.write(ino, in, off, make([]byte, end-off))
+	}
+	var indexes []uint64
+	lower, upper := meta.ChunkKey(ino, off/record.ChunkSize), meta.ChunkKey(ino, chunks(end))
+	err := c.fs.scan(lower, upper, func(key, _ []byte) (bool, error) {
+		indexes = append(indexes, meta.ChunkIndex(key))
+		return len(indexes) <= chunksPerRecord, nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	upTo := end
+	if end == in.Size { // the rest of the last block is zeros already, so that it can go
+		upTo += -end % record.BlockSize
+	}
+	if len(indexes) > chunksPerRecord {
+		end = indexes[chunksPerRecord] * record.ChunkSize
+		indexes = indexes[:chunksPerRecord]
+	}
+	for _, index := range indexes {
+		start := index * record.ChunkSize
+		from, to := max(off, start)-start, min(upTo, start+record.ChunkSize)-start
+		if err := c.punchChunk(chunkID{ino, index}, in, from, to); err != nil {
+			return 0, err
+		}
+	}
+	return end, nil
 }
 
 // Seek finds the next data or hole at or behind off.

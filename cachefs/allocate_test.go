@@ -54,6 +54,12 @@ func TestFallocateIsDoneWithItsLastRecord(t *testing.T) {
 	size := uint64(600 * record.ChunkSize) // more than one record's chunks
 	_, err = fs.SetAttr(&Caller{Unique: 4}, a.Ino, SetAttr{Size: &size})
 	require.NoError(t, err)
+	fill := func() {
+		for off := uint64(0); off < size; off += record.ChunkSize {
+			_, err := fs.Write(&Caller{Unique: 4}, a.Ino, off+8192, make([]byte, 8192), false)
+			require.NoError(t, err)
+		}
+	}
 	for _, c := range []struct {
 		name   string
 		mode   uint32
@@ -61,13 +67,69 @@ func TestFallocateIsDoneWithItsLastRecord(t *testing.T) {
 		want   []uint64
 	}{
 		{"a hole in one record", FallocPunchHole | FallocKeepSize, 0, 4096, []uint64{6}},
+		{"a hole that ends in a chunk", FallocPunchHole | FallocKeepSize, 0, 511*record.ChunkSize + 10, []uint64{6}},
+		{"a hole that ends in one chunk more", FallocPunchHole | FallocKeepSize, 0, 512*record.ChunkSize + 10, []uint64{0, 6}},
 		{"a hole in two records", FallocPunchHole | FallocKeepSize, 0, size, []uint64{0, 6}},
 		{"zeros in two records", FallocZeroRange | FallocKeepSize, 0, 2 * size, []uint64{0, 6}},
 		{"zeros in two records, and a new size", FallocZeroRange, 0, size + 1, []uint64{0, 0, 6}},
 		{"a new size", 0, 0, size + 2, []uint64{6}},
+		{"nothing new", 0, 0, size, []uint64{6}},
+		{"beyond the end, and not longer", FallocKeepSize, size, 2 * size, []uint64{6}},
+		{"a hole behind the end", FallocPunchHole | FallocKeepSize, 2 * size, size, []uint64{6}},
 	} {
+		fill()
 		n := len(log.kept)
 		require.NoError(t, fs.Fallocate(&Caller{Unique: 6}, a.Ino, c.mode, c.off, c.n), c.name)
 		require.Equal(t, c.want, log.uniques(n), c.name)
 	}
+}
+
+// Holes cost nothing: what is punched in the largest file, where little is, is one record.
+func TestPunchTheLargestFile(t *testing.T) {
+	fs, log := newFS(t, 1<<30)
+	a, err := fs.Create(&Caller{}, meta.Root, "file", Node{Mode: syscall.S_IFREG | 0o644})
+	require.NoError(t, err)
+	for _, off := range []uint64{0, 5 << 40, MaxFileSize - 1} {
+		n, err := fs.Write(&Caller{}, a.Ino, off, []byte("some"), false)
+		require.NoError(t, err)
+		require.Equal(t, min(4, int(MaxFileSize-off)), n)
+	}
+	_, err = fs.Write(&Caller{}, a.Ino, MaxFileSize, []byte("some"), false)
+	require.ErrorIs(t, err, syscall.EFBIG)
+	n := len(log.kept)
+	require.NoError(t, fs.Fallocate(&Caller{}, a.Ino, FallocPunchHole|FallocKeepSize, 2, MaxFileSize-3))
+	require.Len(t, log.kept, n+1)
+	got := make([]byte, 4)
+	_, err = fs.Read(a.Ino, 0, got)
+	require.NoError(t, err)
+	require.Equal(t, "so\x00\x00", string(got))
+	data, err := fs.Seek(a.Ino, 4096, SeekData)
+	require.NoError(t, err)
+	require.EqualValues(t, MaxFileSize-4096, data)
+	in, err := fs.Attr(a.Ino)
+	require.NoError(t, err)
+	require.EqualValues(t, 2, in.Blocks)
+	require.EqualValues(t, MaxFileSize, in.Size)
+	require.ErrorIs(t, fs.Fallocate(&Caller{}, a.Ino, 0, 1, MaxFileSize), syscall.EFBIG)
+	size := uint64(MaxFileSize + 1)
+	_, err = fs.SetAttr(&Caller{}, a.Ino, SetAttr{Size: &size})
+	require.ErrorIs(t, err, syscall.EFBIG)
+}
+
+// What a file has already needs no room.
+func TestAllocateInAFullVolume(t *testing.T) {
+	fs, _ := newFS(t, 10*record.ChunkSize)
+	a, err := fs.Create(&Caller{}, meta.Root, "file", Node{Mode: syscall.S_IFREG | 0o644})
+	require.NoError(t, err)
+	for i := range uint64(9) {
+		_, err := fs.Write(&Caller{}, a.Ino, i*record.ChunkSize, make([]byte, record.ChunkSize), false)
+		require.NoError(t, err)
+	}
+	for _, mode := range []uint32{FallocKeepSize, 0} {
+		require.NoError(t, fs.Fallocate(&Caller{}, a.Ino, mode, 0, 10*record.ChunkSize))
+		require.ErrorIs(t, fs.Fallocate(&Caller{}, a.Ino, mode, 0, 10*record.ChunkSize+1), syscall.ENOSPC)
+	}
+	in, err := fs.Attr(a.Ino)
+	require.NoError(t, err)
+	require.EqualValues(t, 10*record.ChunkSize, in.Size)
 }

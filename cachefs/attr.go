@@ -73,7 +73,7 @@ func (c *change) applyAttr(ino meta.Ino, in *meta.Inode, s SetAttr) error {
 		in.GID = *s.GID
 	}
 	if s.KillSuidGid {
-		killSuidGid(in)
+		c.killSuidGid(in)
 	}
 	switch {
 	case s.AtimeNow:
@@ -95,13 +95,13 @@ func (c *change) applyAttr(ino meta.Ino, in *meta.Inode, s SetAttr) error {
 }
 
 // killSuidGid does what the kernel does for its own file systems: to every file but directories; sgid without group execution is not a
-// set-group-ID bit.
-func killSuidGid(in *meta.Inode) {
+// set-group-ID bit, and stays if the caller is in the group. Of his groups we know the first.
+func (c *change) killSuidGid(in *meta.Inode) {
 	if in.Mode&syscall.S_IFMT == syscall.S_IFDIR {
 		return
 	}
 	in.Mode &^= syscall.S_ISUID
-	if in.Mode&syscall.S_IXGRP != 0 {
+	if in.Mode&syscall.S_IXGRP != 0 || c.caller.GID != in.GID {
 		in.Mode &^= syscall.S_ISGID
 	}
 }
@@ -235,7 +235,7 @@ func (fs *FS) RemoveXattr(caller *Caller, ino meta.Ino, name string) error {
 		if isACL(name) {
 			return nil // as local file systems answer
 		}
-		return syscall.ENODATA
+		return cmp.Or(badXattr(name), error(syscall.ENODATA))
 	}
 	c := fs.begin(caller)
 	c.delete(key)

@@ -8,15 +8,18 @@ import (
 	"github.com/remora-storage/remora/cachefs/record"
 )
 
-// Write writes data at off, as one record, and returns how much it wrote: less than all where the volume has no room for the rest.
-// It makes its own copy of data.
+// Write writes data at off, as one record, and returns how much it wrote: less than all where the volume has no room for the rest, or a
+// file cannot be longer. It makes its own copy of data.
 func (fs *FS) Write(caller *Caller, ino meta.Ino, off uint64, data []byte, killSuidgid bool) (int, error) {
-	if off > MaxFileSize || off+uint64(len(data)) > MaxFileSize {
+	return fs.write(caller, ino, off, data, killSuidgid, len(data))
+}
+
+// write is Write for a request that asked for so many bytes, of which data are the first.
+func (fs *FS) write(caller *Caller, ino meta.Ino, off uint64, data []byte, killSuidgid bool, asked int) (int, error) {
+	if off >= MaxFileSize && len(data) > 0 {
 		return 0, syscall.EFBIG
 	}
-	if len(data) > record.ChunkSize {
-		data = data[:record.ChunkSize]
-	}
+	data = data[:min(uint64(len(data)), record.ChunkSize, MaxFileSize-min(off, MaxFileSize))]
 	if err := fs.cfg.Log.Room(int64(len(data))); err != nil {
 		return 0, err
 	}
@@ -31,9 +34,12 @@ func (fs *FS) Write(caller *Caller, ino meta.Ino, off uint64, data []byte, killS
 	}
 	c := fs.begin(caller)
 	if killSuidgid {
-		killSuidGid(&in)
+		c.killSuidGid(&in)
 	}
 	before, answer := in, []byte(nil)
+	if len(data) < asked {
+		answer = answerSize(len(data))
+	}
 	err = c.write(ino, &in, off, data)
 	if errors.Is(err, syscall.ENOSPC) {
 		n, errFits := fs.fits(ino, &before, off, len(data))

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"math"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -45,7 +46,9 @@ func (w *worker) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOu
 func setAttr(in *fuse.SetAttrIn) cachefs.SetAttr {
 	has := func(f uint32) bool { return in.Valid&f != 0 }
 	s := cachefs.SetAttr{
-		AtimeNow: has(fuse.FATTR_ATIME_NOW), MtimeNow: has(fuse.FATTR_MTIME_NOW),
+		AtimeNow: has(fuse.FATTR_ATIME_NOW),
+		// A truncate sets the time even where the size stays, and the kernel leaves that to us.
+		MtimeNow: has(fuse.FATTR_MTIME_NOW) || has(fuse.FATTR_SIZE) && !has(fuse.FATTR_MTIME),
 		// A change of the owner always takes the bits away; a chmod in the same call says what they are.
 		KillSuidGid: has(attrKillSuidgid) || has(fuse.FATTR_UID|fuse.FATTR_GID) && !has(fuse.FATTR_MODE),
 	}
@@ -107,6 +110,19 @@ func (w *worker) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status 
 	return w.once(func() error {
 		return w.fs.Fallocate(&w.caller, meta.Ino(in.NodeId), in.Mode, in.Offset, in.Length)
 	})
+}
+
+func (w *worker) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
+	w.caller.IO.SetRange(int64(in.OffIn), int(in.Len))
+	asked := int(min(in.Len, math.MaxInt32))
+	if b, ok := w.first(); ok {
+		return uint32(cachefs.AnswerSize(b, asked)), fuse.OK
+	}
+	if err := w.fs.Admit(); err != nil {
+		return 0, w.status(err)
+	}
+	n, err := w.fs.CopyRange(&w.caller, meta.Ino(in.NodeId), in.OffIn, meta.Ino(in.NodeIdOut), in.OffOut, uint64(asked))
+	return uint32(n), w.status(err)
 }
 
 func (w *worker) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
