@@ -69,8 +69,16 @@ func (h *History) step() {
 		h.create(syscall.S_IFLNK | 0o777)
 	case n < 23:
 		h.create(syscall.S_IFIFO | 0o600)
-	case n < 60:
+	case n < 55:
 		h.write()
+	case n < 57:
+		h.copyRange()
+	case n < 58:
+		h.zero()
+	case n < 59:
+		h.chmod()
+	case n < 60:
+		h.acl()
 	case n < 68:
 		h.truncate()
 	case n < 72:

@@ -30,7 +30,8 @@ type modelNode struct {
 	target string
 	xattrs map[string]string
 
-	changes int // of its content, though it may be what it was
+	changes int    // of its content, though it may be what it was
+	written [2]int // the last write's range, if nothing has made holes since
 }
 
 func newModel() *model {
@@ -120,9 +121,17 @@ func describe(b *strings.Builder, path string, mode uint32, links int, content, 
 		fmt.Fprintf(b, " -> %s", target)
 	}
 	for _, k := range slices.Sorted(maps.Keys(xattrs)) {
-		fmt.Fprintf(b, " %s=%s", k, xattrs[k])
+		fmt.Fprintf(b, " %s=%s", k, printable(k, xattrs[k]))
 	}
 	b.WriteByte('\n')
+}
+
+// printable is the value of an attribute as text.
+func printable(name, value string) string {
+	if strings.HasPrefix(name, "system.") {
+		return fmt.Sprintf("%x", value)
+	}
+	return value
 }
 
 // DescribeFS reads a whole volume in the same words.

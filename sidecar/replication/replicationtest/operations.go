@@ -26,6 +26,7 @@ type volume interface {
 	Write(c *cachefs.Caller, ino meta.Ino, off uint64, data []byte, killSuidgid bool) (int, error)
 	SetAttr(c *cachefs.Caller, ino meta.Ino, s cachefs.SetAttr) (cachefs.Attr, error)
 	Fallocate(c *cachefs.Caller, ino meta.Ino, mode uint32, off, n uint64) error
+	CopyRange(c *cachefs.Caller, from meta.Ino, off uint64, to meta.Ino, toOff, n uint64) (int, error)
 	SetXattr(c *cachefs.Caller, ino meta.Ino, name string, value []byte, flags uint32) error
 	RemoveXattr(c *cachefs.Caller, ino meta.Ino, name string) error
 	Sync(ctx context.Context, c *cachefs.Caller) error
@@ -76,7 +77,9 @@ func (h *History) create(mode uint32) {
 	}
 	require.NoError(h.t, err)
 	h.ids++
-	h.model.nodes[path] = &modelNode{id: h.ids, mode: mode, target: n.Target, xattrs: map[string]string{}}
+	made := &modelNode{id: h.ids, mode: mode, target: n.Target, xattrs: map[string]string{}}
+	made.inherit(h.model.nodes[dir])
+	h.model.nodes[path] = made
 }
 
 func (h *History) file() (string, *modelNode) {
@@ -117,6 +120,7 @@ func (h *History) write() {
 	require.Equal(h.t, count, got)
 	n.grow(off + count)
 	copy(n.data[off:], data)
+	n.written = [2]int{off, off + count}
 }
 
 func (n *modelNode) grow(size int) {
@@ -146,6 +150,7 @@ func (h *History) truncate() {
 	require.NoError(h.t, err)
 	n.grow(int(size))
 	n.data = n.data[:size:size]
+	n.written = [2]int{}
 }
 
 func (h *History) punch() {
@@ -156,6 +161,7 @@ func (h *History) punch() {
 	n.changes++
 	off, count := h.extent(len(n.data))
 	require.NoError(h.t, h.on().Fallocate(h.caller(), h.ino(path), cachefs.FallocPunchHole|cachefs.FallocKeepSize, uint64(off), uint64(count)))
+	n.written = [2]int{}
 	for i := off; i < min(off+count, len(n.data)); i++ {
 		n.data[i] = 0
 	}
