@@ -21,20 +21,36 @@ type view struct {
 func (c *check) at(path string) *view {
 	v := &view{c: c, what: "lstat " + short(path)}
 	v.err = unix.Lstat(path, &v.st)
-	return v
+	return v.cached(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW)
 }
 
 // through looks at what a name leads to.
 func (c *check) through(path string) *view {
 	v := &view{c: c, what: "stat " + short(path)}
 	v.err = unix.Stat(path, &v.st)
-	return v
+	return v.cached(unix.AT_FDCWD, path, 0)
 }
 
 // openFile looks at an open file.
 func (c *check) openFile(fd int) *view {
 	v := &view{c: c, what: "fstat"}
 	v.err = unix.Fstat(fd, &v.st)
+	return v.cached(fd, "", unix.AT_EMPTY_PATH)
+}
+
+// cached expects that what the kernel showed, and may have had in its cache, is what the file system itself says.
+func (v *view) cached(fd int, path string, flags int) *view {
+	if v.err != nil {
+		return v
+	}
+	var s unix.Statx_t
+	v.c.must(unix.Statx(fd, path, flags|unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS, &s))
+	at := func(t unix.StatxTimestamp) unix.Timespec { return unix.Timespec{Sec: t.Sec, Nsec: int64(t.Nsec)} }
+	is := v.st // with what only write-back changes: blocks
+	is.Ino, is.Mode, is.Uid, is.Gid, is.Size = s.Ino, uint32(s.Mode), s.Uid, s.Gid, int64(s.Size)
+	is.Rdev, is.Atim, is.Mtim, is.Ctim = unix.Mkdev(s.Rdev_major, s.Rdev_minor), at(s.Atime), at(s.Mtime), at(s.Ctime)
+	ok := is == v.st && uint64(s.Nlink) == uint64(v.st.Nlink)
+	v.c.result(ok, v.what+" is not outdated", fmt.Sprintf("%+v, and is %+v with %d links", v.st, is, s.Nlink))
 	return v
 }
 
