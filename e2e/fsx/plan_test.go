@@ -150,9 +150,13 @@ func (p *planner) next() operation {
 			o.off = max(0, o.size-1-p.r.Int64N(min(o.size, p.p.window)))
 		}
 		o.length = min(o.length, o.size-o.off)
-	case opRead, opWrite, opAllocate, opAllocateKeep, opPunch, opZero, opZeroKeep, opSeek:
+	case opPunch:
+		if p.p.name == "sparse" && p.r.IntN(8) == 0 { // terabytes
+			o.length = 1 + p.r.Int64N(maxSize-o.off)
+		}
+	case opRead, opWrite, opAllocate, opAllocateKeep, opZero, opZeroKeep, opSeek:
 	default:
-		o.off, o.length = 0, 0
+		o.off, o.length = 0, 0 // of the whole file
 	}
 	if o.length == 0 && (o.kind == opCollapse || o.kind == opInsert || o.kind == opCopy) {
 		o = operation{n: o.n, kind: opCompare, file: o.file, size: o.size}
