@@ -98,10 +98,12 @@ func (c *change) killSuidGid(in *meta.Inode) {
 	if in.Mode&syscall.S_IFMT == syscall.S_IFDIR {
 		return
 	}
+	before := in.Mode
 	in.Mode &^= syscall.S_ISUID
 	if in.Mode&syscall.S_IXGRP != 0 || c.caller.GID != in.GID {
 		in.Mode &^= syscall.S_ISGID
 	}
+	c.caller.Demoted = c.caller.Demoted || in.Mode != before
 }
 
 // Readlink returns the target of a symlink.

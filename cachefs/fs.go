@@ -76,6 +76,7 @@ type Caller struct {
 	UID, GID uint32
 	IO       *telemetry.IO // its span; may be nil
 	Changed  bool          // set when the operation made a record: AnswerWritten is due
+	Demoted  bool          // set when the operation took set-ID bits away: the kernel may not have noticed
 }
 
 // FS is the file system of one volume.

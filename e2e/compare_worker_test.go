@@ -25,6 +25,7 @@ var comparisons = []struct {
 	{"names", (*comparer).names},
 	{"privileges", (*comparer).privileges},
 	{"renames", (*comparer).renames},
+	{"setuid", (*comparer).setuid},
 	{"times", (*comparer).times},
 	{"unnamed", (*comparer).unnamed},
 	{"xattrs", (*comparer).xattrs},

@@ -95,6 +95,7 @@ func (w *worker) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Read
 
 func (w *worker) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	w.caller.IO.SetRange(int64(in.Offset), len(data))
+	defer w.demote(in.NodeId)
 	if b, ok := w.first(); ok {
 		return uint32(cachefs.AnswerSize(b, len(data))), fuse.OK
 	}
@@ -105,8 +106,18 @@ func (w *worker) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32
 	return uint32(n), w.status(err)
 }
 
+// demote makes the kernel ask for a file's mode again after a change that took set-ID bits away, before that change is answered: it keeps
+// the mode that it knows otherwise, and would start the program that somebody has just changed with its owner's rights (Linux 6.18). An
+// earlier process may have died before it came to that.
+func (w *worker) demote(node uint64) {
+	if w.caller.Demoted || w.resent {
+		_ = w.s.known(meta.Ino(node)) // asks the kernel to look again
+	}
+}
+
 func (w *worker) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	w.caller.IO.SetRange(int64(in.Offset), int(in.Length))
+	defer w.demote(in.NodeId)
 	return w.once(func() error {
 		return w.fs.Fallocate(&w.caller, meta.Ino(in.NodeId), in.Mode, in.Offset, in.Length)
 	})
@@ -115,6 +126,7 @@ func (w *worker) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status 
 func (w *worker) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
 	w.caller.IO.SetRange(int64(in.OffIn), int(in.Len))
 	asked := int(min(in.Len, math.MaxInt32))
+	defer w.demote(in.NodeIdOut)
 	if b, ok := w.first(); ok {
 		return uint32(cachefs.AnswerSize(b, asked)), fuse.OK
 	}
