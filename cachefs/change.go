@@ -163,10 +163,12 @@ func (c *change) commit(answer []byte) error {
 		return fmt.Errorf("append record %v: %w", c.rec.Name, err)
 	}
 	fs.seq, fs.nonces = c.rec.Name.Seq, 0
+	first := fs.counters.NextBlob
 	fs.counters = c.counters
 	fs.over.add(c.rec)
 	c.caller.Changed = true
 	c.refreshCaches()
+	c.refreshTops(first)
 	return nil
 }
 

@@ -90,6 +90,7 @@ type FS struct {
 	over     overlay
 	// unfinished are files with chunks behind their end: the rest of a truncation found no space on the disk.
 	unfinished map[meta.Ino]bool
+	tops       map[record.BlobID]uint32 // of blobs that this process made: behind the last block that was ever written
 
 	// cacheMu is taken last. Entries are the newest state, put in while mu is held; any may be dropped at any time.
 	cacheMu sync.Mutex
@@ -137,7 +138,7 @@ func Open(ctx context.Context, cfg Config, format bool) (*FS, error) {
 	}
 	fs := &FS{cfg: cfg, over: newOverlay(), inodes: map[meta.Ino]meta.Inode{}, chunks: map[chunkID]meta.Chunk{}, names: map[nameID]meta.Dirent{},
 		lookups: map[meta.Ino]uint64{}, reap: make(chan meta.Ino, 1024),
-		unfinished: map[meta.Ino]bool{}, late: map[meta.Ino]bool{}, retry: time.NewTimer(cfg.RetryAfter)}
+		unfinished: map[meta.Ino]bool{}, tops: map[record.BlobID]uint32{}, late: map[meta.Ino]bool{}, retry: time.NewTimer(cfg.RetryAfter)}
 	cfg.Log.OnApplied(fs.applied)
 	b, ok, err := cfg.State.Get(meta.CountersKey())
 	switch {

@@ -138,6 +138,13 @@ func (c *change) writeChunk(id chunkID, in *meta.Inode, off uint64, data []byte)
 	if err != nil {
 		return err
 	}
+	if ch.Blob != 0 && len(data) == record.ChunkSize {
+		// A new blob is written once, the old one would be written twice: it must stay whole until the new content is durable.
+		if err := c.punchBlocks(id, &ch, in, 0, record.ChunkBlocks); err != nil {
+			return err
+		}
+		ch = meta.Chunk{}
+	}
 	if ch.Blob == 0 {
 		ch = meta.Chunk{Blob: record.BlobID(c.counters.NextBlob), Birth: c.last()}
 		c.counters.NextBlob++
@@ -192,6 +199,7 @@ func (c *change) readBlock(id chunkID, ch meta.Chunk, block uint32, dst []byte) 
 func (c *change) putBlocks(id chunkID, ch meta.Chunk, in *meta.Inode, first uint32, buf []byte) error {
 	op := record.BlockOp{Kind: record.WriteBlocks, Blob: ch.Blob, First: first, Count: uint32(len(buf) / record.BlockSize), Data: buf}
 	op.Seals = make([]record.Seal, op.Count)
+	op.Fresh = c.fresh(ch.Blob, first)
 	added := uint64(0)
 	for block := first; block < first+op.Count; block++ {
 		if !ch.Blocks.Has(block) {

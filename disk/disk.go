@@ -45,6 +45,21 @@ func PunchHole(f File, off, n int64) error {
 	return nil
 }
 
+// DropCache has what is clean of a range read from the disk again, where the file system caches it.
+func DropCache(f File, off, n int64) error {
+	if d, ok := f.(interface{ DropCache(off, n int64) error }); ok {
+		return d.DropCache(off, n)
+	}
+	fd := f.Fd()
+	if fd == vfs.InvalidFd {
+		return nil
+	}
+	if err := unix.Fadvise(int(fd), off, n, unix.FADV_DONTNEED); err != nil {
+		return fmt.Errorf("drop the cache of %d bytes at %d: %w", n, off, err)
+	}
+	return nil
+}
+
 // SyncDir makes the names in a directory durable.
 func SyncDir(fs FS, dir string) error {
 	d, err := fs.OpenDir(dir)

@@ -3,6 +3,7 @@ package record
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 )
 
 const (
@@ -151,7 +152,10 @@ func DecodeHeader(b []byte) (Header, error) {
 var ErrSealed = errors.New("record is sealed")
 
 // Decode reads a whole record. The result shares b. A sealed record needs a sealer, and a sealer refuses a Change that is not sealed.
-func Decode(b []byte, sealer Sealer) (*Record, error) {
+func Decode(b []byte, sealer Sealer) (*Record, error) { return DecodePlaced(b, sealer, nil) }
+
+// DecodePlaced is Decode for a record without the content of the operations that absent names: that is in an arena.
+func DecodePlaced(b []byte, sealer Sealer, absent []int) (*Record, error) {
 	h, err := DecodeHeader(b)
 	if err != nil {
 		return nil, err
@@ -168,9 +172,10 @@ func Decode(b []byte, sealer Sealer) (*Record, error) {
 	if sealed {
 		head += tagSize
 	}
-	if total := head + body + data; total != len(b) {
+	if total := head + body + data; total != len(b) && len(absent) == 0 || head+body > len(b) || total < len(b) {
 		return nil, malformed("%d bytes, its header says %d", len(b), total)
 	}
+	missing := head + body + data - len(b)
 	header, content := b[:headerSize], b[head+body:]
 	switch {
 	case sealed && sealer == nil:
@@ -198,7 +203,16 @@ func Decode(b []byte, sealer Sealer) (*Record, error) {
 	if r.Muts, err = decodeMutations(b[:mutBytes], muts); err != nil {
 		return nil, err
 	}
-	r.Ops, err = decodeOps(b[mutBytes:], content, ops)
+	r.Ops, err = decodeOps(b[mutBytes:], content, ops, absent)
+	for _, i := range absent {
+		if i >= len(r.Ops) || r.Ops[i].Data != nil || r.Ops[i].Kind != WriteBlocks {
+			return nil, errors.Join(malformed("operation %d has no content elsewhere", i), err)
+		}
+		missing -= int(r.Ops[i].Count) * BlockSize
+	}
+	if err == nil && missing != 0 {
+		err = malformed("%d bytes of content are elsewhere, its header says otherwise", missing)
+	}
 	return r, err
 }
 
@@ -226,7 +240,7 @@ func decodeMutations(b []byte, n int) ([]Mutation, error) {
 	return muts, nil
 }
 
-func decodeOps(b, data []byte, n int) ([]BlockOp, error) {
+func decodeOps(b, data []byte, n int, absent []int) ([]BlockOp, error) {
 	if n == 0 && len(b) == 0 && len(data) == 0 {
 		return nil, nil
 	}
@@ -246,6 +260,9 @@ func decodeOps(b, data []byte, n int) ([]BlockOp, error) {
 		switch o.Kind {
 		case WriteBlocks:
 			size := int(o.Count) * BlockSize
+			if slices.Contains(absent, i) {
+				size = 0
+			}
 			if len(b) < int(o.Count)*SealSize || len(data) < size || o.Count == 0 {
 				return nil, malformed("operation %d: %d blocks, %d bytes of content", i, o.Count, len(data))
 			}
@@ -254,7 +271,9 @@ func decodeOps(b, data []byte, n int) ([]BlockOp, error) {
 				o.Seals[k] = DecodeSeal(b[k*SealSize:])
 			}
 			b = b[int(o.Count)*SealSize:]
-			o.Data, data = data[:size:size], data[size:]
+			if size > 0 {
+				o.Data, data = data[:size:size], data[size:]
+			}
 		case PunchBlocks, FreeBlob:
 		default:
 			return nil, malformed("operation %d: kind %d", i, o.Kind)

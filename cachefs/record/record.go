@@ -94,7 +94,9 @@ type BlockOp struct {
 	First uint32 // block in the chunk
 	Count uint32
 	Seals []Seal // WriteBlocks: one a block
-	Data  []byte // WriteBlocks: Count * BlockSize, as stored
+	Data  []byte // WriteBlocks: Count * BlockSize, as stored; nil where it is in the arena alone (DecodePlaced)
+	// Fresh, of WriteBlocks: nothing was ever written to these blocks of the blob, by any record. Not encoded.
+	Fresh bool
 }
 
 // Sealer seals and opens the part of a record behind its header (package seal). A nil one is for volumes without a key.

@@ -13,6 +13,22 @@ import (
 type Entry struct {
 	Index  record.Index
 	Record *record.Record
+	Placed []Placement // content that the arena has already
+}
+
+// Placement is the content of an operation that Place wrote.
+type Placement struct {
+	Op   int
+	Slot uint32
+}
+
+func (e *Entry) slot(op int) (slot uint32, placed bool) {
+	for _, p := range e.Placed {
+		if p.Op == op {
+			return p.Slot, true
+		}
+	}
+	return 0, false
 }
 
 // Apply takes the next committed entries of the log, all durable in this replica's journal. After an error the store has stopped:
@@ -80,10 +96,12 @@ func (s *Store) applyOne(newest map[string]*record.Mutation, e Entry, touched ma
 	}
 	for i := range r.Ops {
 		var err error
-		if redo {
+		slot, placed := e.slot(i)
+		switch {
+		case !redo:
+			err = s.applyOp(e.Index, r.Name, &r.Ops[i], touched, slot, placed)
+		case !placed:
 			err = s.redoOp(&r.Ops[i])
-		} else {
-			err = s.applyOp(e.Index, r.Name, &r.Ops[i], touched)
 		}
 		if err != nil {
 			return err
@@ -94,12 +112,15 @@ func (s *Store) applyOne(newest map[string]*record.Mutation, e Entry, touched ma
 
 // applyOp changes a blob. The arena is written before the seals change, so that a reader that saw the old seal finds either the
 // old block, or one that does not fit its seal and makes it look again.
-func (s *Store) applyOp(at record.Index, n record.Name, o *record.BlockOp, touched map[record.BlobID]*blob) error {
+func (s *Store) applyOp(at record.Index, n record.Name, o *record.BlockOp, touched map[record.BlobID]*blob, slot uint32, placed bool) error {
 	b, err := s.blobForChange(o, touched)
 	if err != nil || b == nil {
 		return err
 	}
-	if o.Kind == record.WriteBlocks {
+	if placed && b.slot != slot {
+		return fmt.Errorf("%w: content of blob %d was written to slot %d, and the blob is in slot %d", ErrDamaged, o.Blob, slot, b.slot)
+	}
+	if o.Kind == record.WriteBlocks && !placed {
 		if err := s.arena.write(b.slot, o.First, o.Data); err != nil {
 			return err
 		}
@@ -140,7 +161,12 @@ func (s *Store) blobForChange(o *record.BlockOp, touched map[record.BlobID]*blob
 		if o.Kind != record.WriteBlocks {
 			return nil, nil
 		}
-		b = &blob{residency: residency{slot: s.arena.allocate()}, loaded: ^uint32(0), pinned: true}
+		slot, ok := s.reserved[o.Blob]
+		if !ok {
+			slot = s.arena.allocate()
+		}
+		delete(s.reserved, o.Blob)
+		b = &blob{residency: residency{slot: slot}, loaded: ^uint32(0), pinned: true}
 		s.remember(o.Blob, b)
 	}
 	if b.gone {

@@ -3,6 +3,8 @@ package store
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 
 	"github.com/remora-storage/remora/cachefs/record"
 	"github.com/remora-storage/remora/disk"
@@ -10,11 +12,15 @@ import (
 
 // arena is one sparse file of slots of record.ChunkSize bytes, one a blob.
 type arena struct {
-	file  disk.File
-	next  uint32   // first slot that was never given out
-	free  []uint32 // to be given out again
-	freed []freed
-	fresh bool // no freed slot is given out before the checkpoint that ends replay
+	file   disk.File
+	direct disk.File // the same, for whoever does not wait when the disk is full
+	freed  []freed
+
+	mu      sync.Mutex      // not held over disk I/O
+	next    uint32          // first slot that was never given out
+	free    []uint32        // to be given out again
+	fresh   bool            // no freed slot is given out before the checkpoint that ends replay
+	unclean map[uint32]bool // slots that may hold what an earlier process left
 }
 
 // freed is a slot that the record at an index freed, or blocks that it punched.
@@ -35,7 +41,10 @@ func openArena(fs disk.FS, path string, used []uint32) (*arena, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open arena: %w", err), f.Close())
 	}
-	a := &arena{file: f, fresh: true}
+	a := &arena{file: f, direct: f, fresh: true, unclean: map[uint32]bool{}}
+	if p, ok := f.(*patientFile); ok {
+		a.direct = p.File
+	}
 	a.next = uint32((info.Size() + record.ChunkSize - 1) / record.ChunkSize)
 	taken := make(map[uint32]bool, len(used))
 	for _, s := range used {
@@ -45,6 +54,7 @@ func openArena(fs disk.FS, path string, used []uint32) (*arena, error) {
 	for s := range a.next {
 		if !taken[s] {
 			a.free = append(a.free, s)
+			a.unclean[s] = true
 		}
 	}
 	return a, nil
@@ -52,6 +62,8 @@ func openArena(fs disk.FS, path string, used []uint32) (*arena, error) {
 
 // allocate gives out a slot.
 func (a *arena) allocate() uint32 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if n := len(a.free); n > 0 && !a.fresh {
 		s := a.free[n-1]
 		a.free = a.free[:n-1]
@@ -59,6 +71,61 @@ func (a *arena) allocate() uint32 {
 	}
 	a.next++
 	return a.next - 1
+}
+
+// adopt keeps slots that the journal names from being given out.
+func (a *arena) adopt(slots map[uint32]bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.free = slices.DeleteFunc(a.free, func(s uint32) bool { return slots[s] })
+	for s := range slots {
+		a.next = max(a.next, s+1)
+		delete(a.unclean, s)
+	}
+}
+
+// release gives a slot back that nothing was written to, or whose holes are punched.
+func (a *arena) release(slot uint32) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.free = append(a.free, slot)
+}
+
+// endReplay lets freed slots be given out again.
+func (a *arena) endReplay() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.fresh = false
+}
+
+// replaying tells whether endReplay is still to come.
+func (a *arena) replaying() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.fresh
+}
+
+// clean punches a slot that may hold what an earlier process left; see write.
+func (a *arena) clean(f disk.File, slot uint32) error {
+	a.mu.Lock()
+	unclean := a.unclean[slot]
+	delete(a.unclean, slot)
+	a.mu.Unlock()
+	if !unclean {
+		return nil
+	}
+	return disk.PunchHole(f, offset(slot, 0), record.ChunkSize)
+}
+
+// place writes blocks to which nothing was written before, and does not wait for space.
+func (a *arena) place(slot, block uint32, data []byte) error {
+	if err := a.clean(a.direct, slot); err != nil {
+		return err
+	}
+	if _, err := a.direct.WriteAt(data, offset(slot, block)); err != nil {
+		return fmt.Errorf("write arena slot %d block %d: %w", slot, block, err)
+	}
+	return nil
 }
 
 // take returns what was freed at or below a checkpoint.
@@ -89,10 +156,12 @@ func offset(slot uint32, block uint32) int64 {
 // synced without an error, and reads as zeros after the next mount. A crash in between loses nothing, since the journal has what
 // is replayed.
 func (a *arena) write(slot, block uint32, data []byte) error {
-	if a.fresh {
+	if a.replaying() {
 		if err := a.punch(slot, block, uint32(len(data)/record.BlockSize)); err != nil {
 			return err
 		}
+	} else if err := a.clean(a.file, slot); err != nil {
+		return err
 	}
 	if _, err := a.file.WriteAt(data, offset(slot, block)); err != nil {
 		return fmt.Errorf("write arena slot %d block %d: %w", slot, block, err)

@@ -10,7 +10,7 @@ import (
 func (s *Store) Reclaim(at record.Index) error {
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()
-	s.arena.fresh = false
+	s.arena.endReplay()
 	var errs error
 	for _, f := range s.arena.take(at) {
 		if f.blob != 0 {
@@ -18,7 +18,7 @@ func (s *Store) Reclaim(at record.Index) error {
 			continue
 		}
 		errs = errors.Join(errs, s.arena.punch(f.slot, 0, record.ChunkBlocks))
-		s.arena.free = append(s.arena.free, f.slot)
+		s.arena.release(f.slot)
 	}
 	s.freed.Store(len(s.arena.freed) > 0)
 	if errs != nil {

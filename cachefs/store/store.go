@@ -87,6 +87,8 @@ type Store struct {
 
 	mu    sync.RWMutex // blobs and what they point to; never held over disk I/O but Pebble's reads
 	blobs map[record.BlobID]*blob
+	// reserved are the slots of blobs that were placed and are not applied yet.
+	reserved map[record.BlobID]uint32
 
 	failMu  sync.Mutex
 	failed  error
@@ -108,7 +110,8 @@ func Open(cfg Config) (*Store, error) {
 		cfg.BlobCache = 1024
 	}
 	s := &Store{cfg: cfg, disk: &patient{FS: cfg.FS, logger: cfg.Logger, onFull: cfg.OnFull}, blobs: map[record.BlobID]*blob{},
-		stopped: make(chan struct{})}
+		reserved: map[record.BlobID]uint32{},
+		stopped:  make(chan struct{})}
 	cfg.Keys.SaltsFrom(s.salt)
 	s.cache = pebble.NewCache(cfg.CacheBytes)
 	db, err := pebble.Open(filepath.Join(cfg.Dir, "meta"), s.pebbleOptions())

@@ -198,6 +198,29 @@ func (f *file) PunchHole(off, length int64) error {
 	})
 }
 
+// DropCache forgets what is clean in memory: what the disk has is seen again, also where a failed sync has not written it.
+func (f *file) DropCache(off, length int64) error {
+	f.fs.mu.Lock()
+	defer f.fs.mu.Unlock()
+	for i := int(off / pageSize); int64(i)*pageSize < off+length && i < len(f.n.now); i++ {
+		if f.n.dirty[i] {
+			continue
+		}
+		var have *page
+		if i < len(f.n.disk) {
+			have = f.n.disk[i]
+		}
+		switch was := f.n.now[i]; {
+		case was == nil && have != nil:
+			f.fs.used++
+		case was != nil && have == nil:
+			f.fs.used--
+		}
+		f.n.now[i] = have
+	}
+	return nil
+}
+
 func (f *file) Sync() error { return f.sync() }
 
 func (f *file) SyncData() error { return f.sync() }

@@ -81,7 +81,11 @@ func (g *Group) apply() {
 			}
 			continue
 		}
-		if err := g.store.Apply(entries(items)); err != nil {
+		err := g.guard(items)
+		if err == nil {
+			err = g.store.Apply(entries(items))
+		}
+		if err != nil {
 			g.fail(err)
 			return
 		}
@@ -156,6 +160,9 @@ func (g *Group) saveCheckpoint(at store.Checkpoint) error {
 	if err := g.cfg.Replica.SaveCheckpoint(at, uint64(from)); err != nil {
 		return err
 	}
+	if err := g.guard(nil); err != nil {
+		return err
+	}
 	if err := g.store.Reclaim(at.Index); err != nil {
 		return err
 	}
@@ -193,7 +200,7 @@ func (g *Group) saveHardState(at store.Checkpoint) error {
 		return err
 	}
 	g.hardAt = start
-	_, err := g.disk.journal.Sync()
+	_, err := g.disk.sync()
 	return err
 }
 

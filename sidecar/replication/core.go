@@ -25,8 +25,9 @@ type core struct {
 type item struct {
 	index   record.Index
 	rec     *record.Record
-	payload journal.LSN // where its frame starts
-	bound   journal.LSN // where the frame of its binding ends
+	placed  []store.Placement // content that is in the arena alone
+	payload journal.LSN       // where its frame starts
+	bound   journal.LSN       // where the frame of its binding ends
 	span    telemetry.SpanRef
 	since   int64 // when it was in the journal, by telemetry.Now
 }
@@ -86,7 +87,7 @@ func (c *core) synced(lsn journal.LSN) []item {
 func entries(items []item) []store.Entry {
 	es := make([]store.Entry, len(items))
 	for i := range items {
-		es[i] = store.Entry{Index: items[i].index, Record: items[i].rec}
+		es[i] = store.Entry{Index: items[i].index, Record: items[i].rec, Placed: items[i].placed}
 	}
 	return es
 }

@@ -26,6 +26,7 @@ type Config struct {
 	MaxUnapplied    int64         // bytes of one group beyond which Admit waits; 0 means 32 MiB
 	CheckpointBytes int64         // of journal between checkpoints; 0 means 32 MiB
 	MemTableBytes   uint64        // of metadata that is in memory only; 0 means 4 MiB
+	PlaceBytes      int64         // of new content that is written once, into the arena, and not into the journal; 0 means 128 KiB, less nothing
 	// ReserveBytes of the disk stay free of what makes volumes larger, beside two segments and what is being applied; 0 means 16 MiB.
 	ReserveBytes int64
 }
@@ -45,6 +46,7 @@ func (c Config) withDefaults() Config {
 	set(&c.MaxUnaccepted, 16<<20)
 	set(&c.MaxUnapplied, 32<<20)
 	set(&c.CheckpointBytes, 32<<20)
+	set(&c.PlaceBytes, 128<<10)
 	set(&c.ReserveBytes, 16<<20)
 	return c
 }
@@ -78,7 +80,8 @@ func OpenDisk(cfg Config, dir *diskdir.Dir) (*Disk, error) {
 	d.cfg.FS = d.syncs
 	var err error
 	d.journal, err = journal.Open(journal.Options{FS: d.cfg.FS, Dir: dir.JournalDir(), DiskID: dir.DiskID(), SegmentBytes: dir.SegmentBytes(),
-		Rand: cfg.Rand, Logger: cfg.Logger}, d.found.visit)
+		Rand: cfg.Rand, Logger: cfg.Logger, Arena: &arenas{fs: d.cfg.FS, path: func(id diskdir.ID) string { return diskdir.ArenaPath(dir.Path(), id) },
+			again: func() { clear(d.found) }}}, d.found.visit)
 	if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
@@ -166,11 +169,25 @@ func (d *Disk) commitOnce(groups []*Group) {
 		return
 	}
 	start := telemetry.Now()
-	lsn, err := d.journal.Sync()
+	lsn, err := d.sync()
 	end := telemetry.Now()
 	for _, g := range due {
 		g.synced(lsn, err, start, end)
 	}
+}
+
+// sync makes everything durable that was appended before the call: first the content that it left in arenas, then the journal.
+func (d *Disk) sync() (journal.LSN, error) {
+	end := d.journal.End()
+	d.mu.Lock()
+	groups := d.groups
+	d.mu.Unlock()
+	for _, g := range groups {
+		if err := g.syncPlaced(); err != nil {
+			return 0, err
+		}
+	}
+	return d.journal.SyncTo(end)
 }
 
 // release gives back the journal's segments below a position that no group needs. What the journal has of a replica that nobody has opened is kept.

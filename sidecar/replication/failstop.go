@@ -135,4 +135,6 @@ func (f *failStopFile) SyncTo(n int64) (full bool, err error) {
 	return full, err
 }
 
+func (f *failStopFile) DropCache(off, n int64) error { return disk.DropCache(f.File, off, n) }
+
 func (f *failStopFile) PunchHole(off, n int64) error { return disk.PunchHole(f.File, off, n) }

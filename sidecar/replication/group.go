@@ -48,9 +48,10 @@ type Group struct {
 	firstKept  journal.LSN
 	applied    record.Index
 	recovered  []item
-	commit     telemetry.SpanRef // the newest group commit
-	appending  journal.LSN       // a payload is being written at or behind it; 0 if none is
-	noSpace    error             // why the last bind was taken back
+	commit     telemetry.SpanRef             // the newest group commit
+	appending  journal.LSN                   // a payload is being written at or behind it; 0 if none is
+	placed     map[record.BlobID]journal.LSN // frames that name content in the arena and may lack a durable witness; see guard
+	noSpace    error                         // why the last bind was taken back
 	failed     error
 	closing    bool
 	onApplied  func([]*record.Record)
@@ -59,6 +60,8 @@ type Group struct {
 	hardAt          journal.LSN // where the newest HardState starts, at least
 	checkpoints     int         // so far
 	pressed         bool        // somebody needs a checkpoint for its space
+	placing         sync.Mutex  // held over a sync of the arena; above mu
+	unsynced        bool        // content was placed since; guarded by mu
 	lag             *time.Timer // sets due
 	applier         sync.WaitGroup
 }
@@ -66,7 +69,7 @@ type Group struct {
 // OpenGroup opens the replica's store and applies the log to its end. It returns when the store is as new as the log and the
 // checkpoint that ends replay is durable.
 func (d *Disk) OpenGroup(cfg GroupConfig) (*Group, error) {
-	g := &Group{cfg: cfg, disk: d}
+	g := &Group{cfg: cfg, disk: d, placed: map[record.BlobID]journal.LSN{}}
 	g.changed, g.work = sync.NewCond(&g.mu), sync.NewCond(&g.mu)
 	g.lag = time.AfterFunc(time.Hour, g.applyDue)
 	var err error
@@ -96,6 +99,9 @@ func (g *Group) replay() error {
 		bound, unbound, err := h.log(from, g.cfg.Keys)
 		if err != nil {
 			return err
+		}
+		if err := g.store.Adopt(entries(append(slices.Clone(bound), unbound...))); err != nil {
+			return fmt.Errorf("replay: %w", err)
 		}
 		for batch := range slices.Chunk(bound, applyBatch) {
 			if err := g.store.Apply(entries(batch)); err != nil {
@@ -241,7 +247,7 @@ func (g *Group) Append(r *record.Record, span telemetry.SpanRef) error {
 	g.mu.Lock()
 	g.appending = from
 	g.mu.Unlock()
-	err = g.write(r)
+	placed, err := g.write(r, from)
 	g.mu.Lock()
 	g.appending = 0
 	if err != nil {
@@ -251,34 +257,13 @@ func (g *Group) Append(r *record.Record, span telemetry.SpanRef) error {
 		g.mu.Unlock()
 		return err
 	}
-	g.core.append(item{rec: r, payload: from, span: span, since: telemetry.Now()})
+	g.core.append(item{rec: r, placed: placed, payload: from, span: span, since: telemetry.Now()})
 	g.unaccepted += size
 	g.unapplied += size
 	much := g.unaccepted > g.disk.cfg.MaxUnaccepted/4
 	g.mu.Unlock()
 	g.disk.poke(much)
 	return nil
-}
-
-func (g *Group) write(r *record.Record) error {
-	key := g.key()
-	meta, err := r.AppendMeta(make([]byte, 0, r.EncodedSize()-r.DataBytes()), g.cfg.Keys.Sealer())
-	if err != nil {
-		return fmt.Errorf("seal record %v: %w", r.Name, err)
-	}
-	head := journal.Payload{Epoch: uint64(r.Name.Epoch), Incarnation: uint32(r.Name.Incarnation), Seq: uint64(r.Name.Seq)}.Header()
-	parts := make([][]byte, 0, 2+len(r.Ops))
-	parts = append(parts, head[:], meta)
-	for i := range r.Ops {
-		if len(r.Ops[i].Data) > 0 {
-			parts = append(parts, r.Ops[i].Data)
-		}
-	}
-	_, err = g.disk.journal.Append(journal.KindPayload, uint64(key.group), uint64(key.replica), parts...)
-	if errors.Is(err, journal.ErrNoSpace) {
-		return noSpace(err)
-	}
-	return err
 }
 
 // Wait returns when every record of the current epoch up to seq is accepted, with the group commit that did it.

@@ -4,6 +4,7 @@ import (
 	"github.com/remora-storage/remora/cachefs/record"
 	"github.com/remora-storage/remora/cachefs/seal"
 	"github.com/remora-storage/remora/cachefs/store"
+	"github.com/remora-storage/remora/disk"
 	"github.com/remora-storage/remora/sidecar/replication/diskdir"
 	"github.com/remora-storage/remora/sidecar/replication/journal"
 )
@@ -13,6 +14,15 @@ type Logs struct{ found histories }
 
 // NewLogs starts without frames.
 func NewLogs() *Logs { return &Logs{found: histories{}} }
+
+// Arena reads the content that the frames of a disk directory name, for journal.Scan. again is called when the frames so far are to be
+// forgotten; l forgets them too.
+func (l *Logs) Arena(fs disk.FS, dir string, again func()) journal.Arena {
+	return &arenas{fs: fs, path: func(id diskdir.ID) string { return diskdir.ArenaPath(dir, id) }, again: func() {
+		clear(l.found)
+		again()
+	}}
+}
 
 // Visit takes the next frame; journal.Scan calls it.
 func (l *Logs) Visit(f journal.Frame) error { return l.found.visit(f) }
@@ -47,10 +57,10 @@ func (l *Logs) Of(group, replica diskdir.ID, from store.Checkpoint, keys *seal.K
 	bound, unbound, err := h.log(from, keys)
 	log := Log{Last: max(from.Index, h.last), Hard: h.hard}
 	for _, it := range bound {
-		log.Bound = append(log.Bound, LogEntry{store.Entry{Index: it.index, Record: it.rec}, it.payload})
+		log.Bound = append(log.Bound, LogEntry{store.Entry{Index: it.index, Record: it.rec, Placed: it.placed}, it.payload})
 	}
 	for _, it := range unbound {
-		log.Unbound = append(log.Unbound, LogEntry{store.Entry{Record: it.rec}, it.payload})
+		log.Unbound = append(log.Unbound, LogEntry{store.Entry{Record: it.rec, Placed: it.placed}, it.payload})
 	}
 	return log, err
 }
@@ -61,8 +71,9 @@ func (l *Logs) Records(group, replica diskdir.ID, keys *seal.Keys, visit func(jo
 	if h == nil {
 		return
 	}
-	for _, p := range h.payloads {
-		r, err := record.Decode(p.body, keys.Sealer())
+	for i := range h.payloads {
+		p := &h.payloads[i]
+		r, _, err := p.decode(keys)
 		if err == nil {
 			err = learn(keys, r)
 		}

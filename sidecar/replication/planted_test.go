@@ -22,7 +22,7 @@ type edit struct{ file, old, new string }
 // takes minutes, so it has a build tag: `make planted` runs it.
 func TestPlantedBugs(t *testing.T) {
 	const points, rot = "TestCrashPoints", "TestRotInTheLastBatch"
-	const core, journal, store = "sidecar/replication/", "sidecar/replication/journal/", "cachefs/store/"
+	const core, journal, store, fs = "sidecar/replication/", "sidecar/replication/journal/", "cachefs/store/", "cachefs/"
 	for _, bug := range []struct {
 		name  string
 		test  string // that must find it
@@ -33,7 +33,7 @@ func TestPlantedBugs(t *testing.T) {
 			{core + "commit.go", "\tg.enqueue(items, bytes)\n", ""},
 			{core + "commit.go", "\tdefer clear(items)", "\t//"}}},
 		{"fsync is acknowledged before the journal is synced", points, []edit{
-			{core + "disk.go", "\tlsn, err := d.journal.Sync()\n", "\tlsn, err := d.journal.End(), error(nil)\n\tgo d.journal.Sync()\n"}}},
+			{core + "disk.go", "\tlsn, err := d.sync()\n", "\tlsn, err := d.journal.End(), error(nil)\n\tgo d.sync()\n"}}},
 		{"recovery starts from the store's index, not from the checkpoint", points, []edit{
 			{core + "group.go", "\tfrom := g.cfg.Replica.Checkpoint()\n\tif err := g.checkJournal", "\tfrom := g.store.Position()\n\tif err := g.checkJournal"},
 			{store + "store.go", "\ts.position = s.cfg.Checkpoint\n\tif b, ok, err = s.Get(answersKey)", "\ts.position.Index = s.opened\n\tif b, ok, err = s.Get(answersKey)"}}},
@@ -44,9 +44,19 @@ func TestPlantedBugs(t *testing.T) {
 		{"a checkpoint gives back journal whose records are not applied yet", points, []edit{
 			{core + "apply.go", "[][]item{g.queue, g.core.bound, g.core.unbound, g.recovered}", "[][]item{g.core.bound, g.core.unbound, g.recovered}"}}},
 		{"a freed slot is reused before the checkpoint", rot, []edit{
-			{store + "apply.go", "s.arena.freed = append(s.arena.freed, freed{at: at, slot: b.slot, count: record.ChunkBlocks})", "s.arena.free = append(s.arena.free, b.slot)"}}},
+			{store + "apply.go", "s.arena.freed = append(s.arena.freed, freed{at: at, slot: b.slot, count: record.ChunkBlocks})", "s.arena.release(b.slot)"}}},
 		{"the journal is not hardened after the death of the process", points, []edit{
 			{journal + "open.go", "\treturn f.SyncData()\n", "\treturn nil\n"}}},
+		{"the journal is synced without the content that its frames name", points, []edit{
+			{core + "place.go", "\tif err := g.store.SyncPlaced(); err != nil {\n", "\tif err := error(nil); err != nil {\n"}}},
+		{"recovery takes the content that frames name for good", points, []edit{
+			{journal + "walk.go", "; err != nil || !good {\n", "; err != nil || !good && false {\n"}}},
+		{"placed content is changed before its frame has a witness", points, []edit{
+			{core + "place.go", "\treturn g.testify()\n", "\treturn nil\n"}}},
+		{"placed content is not hardened after the death of the process", points, []edit{
+			{journal + "open.go", "\t\t\terr = w.o.Arena.Harden(f.Group, f.Replica, p.Placed)\n", "\t\t\t_ = p\n"}}},
+		{"blocks with acknowledged content are taken for fresh", points, []edit{
+			{fs + "fresh.go", "\treturn known && first >= top\n", "\treturn known || first >= top\n"}}},
 	} {
 		t.Run(bug.name, func(t *testing.T) {
 			out := runPlanted(t, bug.test, bug.edits)

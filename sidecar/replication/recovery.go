@@ -29,8 +29,21 @@ type name struct {
 }
 
 type payload struct {
-	lsn  journal.LSN
-	body []byte
+	lsn    journal.LSN
+	body   []byte
+	placed []journal.Placement
+}
+
+// decode reads the record, and where the content is that it lacks.
+func (p *payload) decode(keys *seal.Keys) (*record.Record, []store.Placement, error) {
+	var absent []int
+	var placed []store.Placement
+	for _, pl := range p.placed {
+		absent = append(absent, int(pl.Op))
+		placed = append(placed, store.Placement{Op: int(pl.Op), Slot: pl.Slot})
+	}
+	r, err := record.DecodePlaced(p.body, keys.Sealer(), absent)
+	return r, placed, err
 }
 
 type replicaKey struct{ group, replica diskdir.ID }
@@ -46,13 +59,13 @@ func (hs histories) visit(f journal.Frame) error {
 		hs[key] = h
 	}
 	switch f.Kind {
-	case journal.KindPayload:
-		p, err := journal.DecodePayload(f.Body)
+	case journal.KindPayload, journal.KindPlaced:
+		p, _, err := journal.PayloadOf(f)
 		if err != nil {
 			return err
 		}
 		h.byName[name{record.Epoch(p.Epoch), record.Seq(p.Seq)}] = len(h.payloads)
-		h.payloads = append(h.payloads, payload{f.LSN, append([]byte(nil), p.Record...)})
+		h.payloads = append(h.payloads, payload{f.LSN, append([]byte(nil), p.Record...), p.Placed})
 	case journal.KindBinding:
 		b, err := journal.DecodeBinding(f.Body)
 		if err != nil {
@@ -132,7 +145,7 @@ func (h *history) item(n name, keys *seal.Keys) (item, error) {
 		return item{}, fmt.Errorf("the journal has no payload %d/%d", n.epoch, n.seq)
 	}
 	p := h.payloads[k]
-	r, err := record.Decode(p.body, keys.Sealer())
+	r, placed, err := p.decode(keys)
 	if err != nil {
 		return item{}, err
 	}
@@ -142,5 +155,5 @@ func (h *history) item(n name, keys *seal.Keys) (item, error) {
 	if r.Name.Epoch != n.epoch || r.Name.Seq != n.seq {
 		return item{}, fmt.Errorf("payload %d/%d holds record %v", n.epoch, n.seq, r.Name)
 	}
-	return item{rec: r, payload: p.lsn}, nil
+	return item{rec: r, placed: placed, payload: p.lsn}, nil
 }

@@ -138,7 +138,8 @@ func (d *diskCheck) journal(ctx context.Context, replicas []diskdir.ID) error {
 		return nil // whether that matters, each replica's superblock says
 	}
 	frames := &frameCheck{scope: d.scope, dir: dir, segmentBytes: d.info.SegmentBytes}
-	d.sum, err = journal.Scan(journal.Options{FS: d.cfg.FS, Dir: dir, DiskID: id, SegmentBytes: d.info.SegmentBytes}, func(f journal.Frame) error {
+	d.sum, err = journal.Scan(journal.Options{FS: d.cfg.FS, Dir: dir, DiskID: id, SegmentBytes: d.info.SegmentBytes,
+		Arena: d.logs.Arena(d.cfg.FS, d.dir, func() {})}, func(f journal.Frame) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}

@@ -150,17 +150,24 @@ func (d *dumper) frames(ctx context.Context, only []diskdir.ID) error {
 		return d.stop(d.dir, err)
 	}
 	d.logs = replication.NewLogs()
+	var lines []string
 	dir := filepath.Join(d.dir, "journal")
-	o := journal.Options{FS: d.diskCheck.cfg.FS, Dir: dir, DiskID: id, SegmentBytes: d.info.SegmentBytes}
+	o := journal.Options{FS: d.diskCheck.cfg.FS, Dir: dir, DiskID: id, SegmentBytes: d.info.SegmentBytes,
+		Arena: d.logs.Arena(d.diskCheck.cfg.FS, d.dir, func() { lines, d.indexes = nil, map[bound]uint64{} })}
 	d.sum, err = journal.Scan(o, func(f journal.Frame) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		if only == nil || slices.Contains(only, diskdir.ID(f.Replica)) {
-			d.frame(f)
+			lines = append(lines, d.frame(f))
 		}
 		return d.logs.Visit(f)
 	})
+	if d.cfg.Journal {
+		for _, l := range lines {
+			d.print("%s", l)
+		}
+	}
 	if err != nil {
 		return d.stop(dir, err)
 	}
@@ -171,15 +178,18 @@ func (d *dumper) frames(ctx context.Context, only []diskdir.ID) error {
 	return nil
 }
 
-// frame prints a frame, and notes which indexes it gives.
-func (d *dumper) frame(f journal.Frame) {
+// frame is a line for a frame, and notes which indexes it gives.
+func (d *dumper) frame(f journal.Frame) string {
 	line := fmt.Sprintf("frame %d %s group=%v replica=%v synced=%d", f.LSN, f.Kind, diskdir.ID(f.Group), diskdir.ID(f.Replica), f.SyncedEnd)
 	var err error
 	switch f.Kind {
-	case journal.KindPayload:
+	case journal.KindPayload, journal.KindPlaced:
 		var p journal.Payload
-		if p, err = journal.DecodePayload(f.Body); err == nil {
+		if p, _, err = journal.PayloadOf(f); err == nil {
 			line += fmt.Sprintf(" record=%d/%d/%d bytes=%d", p.Epoch, p.Incarnation, p.Seq, len(p.Record))
+		}
+		for _, pl := range p.Placed {
+			line += fmt.Sprintf(" placed=%d:slot=%d,blocks=%d+%d", pl.Op, pl.Slot, pl.First, pl.Count)
 		}
 	case journal.KindBinding:
 		var b journal.Binding
@@ -203,9 +213,7 @@ func (d *dumper) frame(f journal.Frame) {
 	if err != nil {
 		line += " # " + oneLine(err.Error())
 	}
-	if d.cfg.Journal {
-		d.print("%s", line)
-	}
+	return line
 }
 
 // replica prints the records and the metadata of a replica. What needs a key that is not there is printed as far as it goes without.

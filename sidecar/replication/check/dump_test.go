@@ -36,7 +36,7 @@ func TestDump(t *testing.T) {
 		text, err := dump(t, s, check.DumpConfig{})
 		require.NoError(t, err)
 		require.Equal(t, s.sum.Frames, lines(text, "frame "))
-		require.Equal(t, strings.Count(text, " payload group="), lines(text, "record "))
+		require.Equal(t, strings.Count(text, " payload group=")+strings.Count(text, " placed group="), lines(text, "record "))
 		require.Equal(t, 4, lines(text, "superblock {"))
 		require.NotRegexp(t, regexp.MustCompile(`(?m)^(frame|record).* # `), text, "everything decodes")
 
@@ -75,7 +75,7 @@ func TestDumpOfDamage(t *testing.T) {
 		require.Equal(t, k, lines(text, "frame "))
 		require.Equal(t, 1, lines(text, "# stops: "))
 		require.Greater(t, lines(whole, "frame "), k)
-		require.Equal(t, strings.Count(text, " payload group="), lines(text, "record "))
+		require.Equal(t, strings.Count(text, " payload group=")+strings.Count(text, " placed group="), lines(text, "record "))
 	})
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/remora-storage/remora/cachefs/record"
 	"github.com/remora-storage/remora/disk"
+	"github.com/remora-storage/remora/sidecar/replication"
 	"github.com/remora-storage/remora/sidecar/replication/check"
 	"github.com/remora-storage/remora/sidecar/replication/diskdir"
 	"github.com/remora-storage/remora/sidecar/replication/journal"
@@ -106,7 +107,8 @@ func (s *specimen) look(t testing.TB) {
 	id, err := info.Identity()
 	require.NoError(t, err)
 	s.segment = info.SegmentBytes
-	s.sum, err = journal.Scan(journal.Options{FS: s.fs, Dir: filepath.Join(s.h.DiskDir(), "journal"), DiskID: id, SegmentBytes: s.segment},
+	arena := replication.NewLogs().Arena(s.fs, s.h.DiskDir(), func() { s.frames = nil })
+	s.sum, err = journal.Scan(journal.Options{FS: s.fs, Dir: filepath.Join(s.h.DiskDir(), "journal"), DiskID: id, SegmentBytes: s.segment, Arena: arena},
 		func(f journal.Frame) error {
 			f.End = f.LSN + 64 + journal.LSN(len(f.Body))
 			f.Body = nil

@@ -25,11 +25,8 @@ func (c *frameCheck) place(at journal.LSN) (file, where string) {
 // visit notes what is wrong with a frame, as far as that can be told without the volume's key. A body that does not decode is found by
 // replication.Logs, which ends the scan.
 func (c *frameCheck) visit(f journal.Frame) {
-	if f.Kind != journal.KindPayload {
-		return
-	}
-	p, err := journal.DecodePayload(f.Body)
-	if err != nil {
+	p, ok, err := journal.PayloadOf(f)
+	if !ok || err != nil {
 		return
 	}
 	file, where := c.place(f.LSN)
@@ -61,6 +58,9 @@ func (c *frameCheck) record(at journal.LSN, r *record.Record, err error) {
 }
 
 func (c *frameCheck) blocks(file, where string, n record.Name, o *record.BlockOp) {
+	if o.Data == nil {
+		return // it is in the arena, and compared there while a blob has it
+	}
 	for i := range o.Seals {
 		if record.Checksum(o.Data[i*record.BlockSize:(i+1)*record.BlockSize]) != o.Seals[i].CRC {
 			c.find(file, "record", where, "%v: blob %d block %d does not fit its seal", n, o.Blob, o.First+uint32(i))

@@ -244,12 +244,12 @@ func (r *replicaCheck) tables(ctx context.Context) error {
 
 // replay applies the log above the checkpoint, as recovery does.
 func (r *replicaCheck) replay(ctx context.Context) bool {
+	if err := r.store.Adopt(entries(append(slices.Clone(r.log.Bound), r.log.Unbound...))); err != nil {
+		r.find(r.path, "log", "", "recovery cannot apply it: %v", err)
+		return false
+	}
 	for batch := range slices.Chunk(r.log.Bound, applyBatch) {
-		entries := make([]store.Entry, len(batch))
-		for i := range batch {
-			entries[i] = batch[i].Entry
-		}
-		err := r.store.Apply(entries)
+		err := r.store.Apply(entries(batch))
 		if ctx.Err() != nil {
 			return false
 		}
@@ -265,6 +265,14 @@ func (r *replicaCheck) replay(ctx context.Context) bool {
 	}
 	r.replayed, r.result.Index = true, at.Index
 	return true
+}
+
+func entries(log []replication.LogEntry) []store.Entry {
+	es := make([]store.Entry, len(log))
+	for i := range log {
+		es[i] = log[i].Entry
+	}
+	return es
 }
 
 // blobName is how findings name blobs.

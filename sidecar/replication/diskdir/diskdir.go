@@ -203,6 +203,9 @@ type Replica struct {
 // replicaPath is the directory of a replica.
 func (d *Dir) replicaPath(id ID) string { return filepath.Join(d.path, "replicas", id.String()) }
 
+// ArenaPath is the arena of a replica in a disk directory.
+func ArenaPath(dir string, id ID) string { return filepath.Join(dir, "replicas", id.String(), "arena") }
+
 // Replicas lists what the directory holds.
 func (d *Dir) Replicas() ([]ReplicaInfo, error) {
 	parent := filepath.Join(d.path, "replicas")

@@ -63,7 +63,29 @@ func (j *Journal) tryAppend(h frameHeader, parts [][]byte) (end LSN, done bool, 
 	}
 	j.end += size
 	j.cur.end = j.end
+	j.named(naming{synced: j.synced, end: j.end})
 	return j.end, true, nil
+}
+
+// named notes that the newest frame names a synced end. j.mu is held.
+func (j *Journal) named(n naming) {
+	if n.synced <= j.nameNow.synced {
+		return
+	}
+	if j.naming.synced <= j.witness {
+		j.naming = n
+	}
+	j.nameNow = n
+}
+
+// testified notes that everything up to j.synced is durable, witnesses included. j.mu is held.
+func (j *Journal) testified() {
+	for range 2 {
+		if j.naming.synced > j.witness && j.naming.end <= j.synced {
+			j.witness = j.naming.synced
+			j.naming = j.nameNow
+		}
+	}
 }
 
 // activate makes the prepared segment the current one. j.mu is held.
@@ -131,7 +153,7 @@ func (j *Journal) writeAt(p []byte, off int64) error {
 func (j *Journal) AppendPayload(group, replica uint64, p Payload) (LSN, error) {
 	head := j.heads.Get().(*[headBytes]byte)
 	defer j.heads.Put(head)
-	return j.Append(KindPayload, group, replica, p.appendHeader(head[:0]), p.Record)
+	return j.Append(p.Kind(), group, replica, p.appendHeader(head[:0]), p.Record)
 }
 
 // AppendBinding appends a KindBinding frame.

@@ -267,7 +267,7 @@ func TestMismatch(t *testing.T) {
 func TestNewerFrame(t *testing.T) {
 	for what, h := range map[string]frameHeader{
 		"frame version is 2":  {version: 2, kind: KindPayload},
-		"frame kind is kind(": {version: 1, kind: 4},
+		"frame kind is kind(": {version: 1, kind: 6},
 		"frame flags is 1":    {version: 1, kind: KindPayload, flags: 1},
 	} {
 		fs := vfs.NewMem()

@@ -60,6 +60,14 @@ func TestGoldenBodies(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, p, gotP)
 
+	pl := Payload{Epoch: 1, Incarnation: 2, Seq: 3, Placed: []Placement{{Slot: 4, First: 5, Count: 6, Op: 7, Sum: 8}}, Record: []byte("rec")}
+	golden(t, pl.AppendTo(nil), "0100000000000000"+"02000000"+"01000000"+"0300000000000000"+
+		"0400000000000000"+"05000000"+"06000000"+"07000000"+"08000000"+"726563")
+	require.Equal(t, KindPlaced, pl.Kind())
+	gotPl, err := DecodePlaced(pl.AppendTo(nil))
+	require.NoError(t, err)
+	require.Equal(t, pl, gotPl)
+
 	b := Binding{Index: 1, Term: 2, Epoch: 3, Seq: 4, Count: 5}
 	golden(t, b.AppendTo(nil), "0100000000000000"+"0200000000000000"+"0300000000000000"+"0400000000000000"+"05000000"+"00000000")
 	gotB, err := DecodeBinding(b.AppendTo(nil))

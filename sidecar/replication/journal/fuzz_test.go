@@ -20,6 +20,15 @@ func FuzzDecodePayload(f *testing.F) {
 	})
 }
 
+func FuzzDecodePlaced(f *testing.F) {
+	f.Add(Payload{Epoch: 1, Incarnation: 2, Seq: 3, Placed: []Placement{{Slot: 4, First: 5, Count: 6}}, Record: []byte("record")}.AppendTo(nil))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if p, err := DecodePlaced(b); err == nil {
+			require.Equal(t, b, p.AppendTo(nil))
+		}
+	})
+}
+
 func FuzzDecodeBinding(f *testing.F) {
 	f.Add(Binding{Index: 1, Term: 2, Epoch: 3, Seq: 4, Count: 5}.AppendTo(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {

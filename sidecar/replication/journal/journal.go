@@ -19,8 +19,19 @@ type Options struct {
 	DiskID       [16]byte // of the disk directory; files with another one are refused
 	SegmentBytes int64    // a multiple of 4096, at least 64 KiB; 0 means 16 MiB
 	MaxFree      int      // segment files that Release keeps for reuse; 0 means 4, less means none
+	Arena        Arena    // of the replicas that have KindPlaced frames; nil: their content is taken for good
 	Rand         io.Reader
 	Logger       *slog.Logger // nil discards
+}
+
+// Arena is where the content of KindPlaced frames is.
+type Arena interface {
+	// Verify tells whether the content is what was written.
+	Verify(group, replica uint64, placed []Placement) (bool, error)
+	// Harden makes content durable that verifies: whoever wrote it may have died before it could, or of a sync that failed.
+	Harden(group, replica uint64, placed []Placement) error
+	// Again is called when visit forgets everything, because the log turned out shorter: its frames will be visited again.
+	Again()
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -79,7 +90,9 @@ func (o *Options) isWhole(f vfs.FileInfo) bool { return f.Size() == o.SegmentByt
 //  7. Open syncs the directory first: the names that it goes by stay. The log is walked from the lowest segment. A segment's
 //     frames count up to its first bad one, or up to the next header's prevEnd if that is lower (then the rest is the torn tail
 //     of an earlier life, known as such when that header was written).
-//  8. Let p be the first bad position: a frame, or the header of a segment. Everything behind it is read for frames and headers
+//  8. Let p be the first bad position: a frame, or the header of a segment, or a KindPlaced frame above the highest witness whose
+//     content in the arena does not verify: content is synced before the frame may count as synced (SyncTo), and nobody writes
+//     over it before the frame has a durable witness (Witness). Everything behind it is read for frames and headers
 //     that verify. If one names a synced end above p, a byte that was synced has changed: damage, and Open refuses. Otherwise,
 //     by rules 2 and 3, nothing at or above p was ever known to be synced: the log ends at p. That includes frames of p's
 //     segment behind p, and whole later segments: their pages reached the disk before those at p, nobody was told so.
@@ -117,13 +130,26 @@ type Journal struct {
 	end    LSN
 	synced LSN
 	buf    []byte // Append's scratch
+
+	witness         LSN    // a durable frame names it
+	naming, nameNow naming // the oldest that is not durable, and the newest
 }
+
+// naming is a frame that names a synced end, and where it ends itself.
+type naming struct{ synced, end LSN }
 
 // Synced returns the LSN below which everything is durable.
 func (j *Journal) Synced() LSN {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.synced
+}
+
+// Witness returns the highest synced end that a durable frame names: recovery knows that everything below it was synced.
+func (j *Journal) Witness() LSN {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.witness
 }
 
 // End returns the LSN at which the next frame will start, if it fits into the segment.

@@ -73,7 +73,7 @@ func TestBodyLengths(t *testing.T) {
 	var tooLong *BodyError
 	_, err := j.Append(KindEntry, 0, 0, make([]byte, MaxBodyBytes), []byte("x"))
 	require.ErrorAs(t, err, &tooLong)
-	_, err = j.Append(4, 0, 0)
+	_, err = j.Append(6, 0, 0)
 	require.ErrorAs(t, err, &tooLong)
 	require.NoError(t, j.Close())
 	_, frames := mustOpen(t, o)

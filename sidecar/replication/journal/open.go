@@ -28,11 +28,8 @@ func Open(o Options, visit func(Frame) error) (*Journal, error) {
 	if err := syncDir(o.FS, o.Dir); err != nil {
 		return nil, fmt.Errorf("journal: sync directory %s: %w", o.Dir, err)
 	}
-	w, err := list(&o)
+	w, err := walkLog(&o, visit)
 	if err != nil {
-		return nil, err
-	}
-	if err := w.run(visit); err != nil {
 		return nil, err
 	}
 	j := &Journal{o: o, heads: sync.Pool{New: func() any { return new([headBytes]byte) }}}
@@ -50,6 +47,9 @@ func Open(o Options, visit func(Frame) error) (*Journal, error) {
 func (j *Journal) resume(w *walk) error {
 	j.end, j.synced, j.next = w.end, w.end, 1
 	keep := w.counted()
+	if err := w.hardenPlaced(); err != nil {
+		return err
+	}
 	for _, s := range w.files[:keep] {
 		if err := w.harden(s); err != nil {
 			return fmt.Errorf("journal: make %s durable: %w", s.name, err)
@@ -67,7 +67,14 @@ func (j *Journal) resume(w *walk) error {
 	if len(w.files) > 0 {
 		j.next = w.files[0].seq + uint64(keep)
 	}
-	return j.begin()
+	if err := j.begin(); err != nil {
+		return err
+	}
+	if j.cur == nil && len(w.young()) > 0 {
+		return fmt.Errorf("%w: what was written last needs a new segment before it can be replayed: free %d bytes on the disk, and start again",
+			ErrNoSpace, j.o.SegmentBytes)
+	}
+	return nil
 }
 
 // counted returns how many segments have frames that count, or lie before such. The lowest one counts without frames: its
@@ -121,6 +128,20 @@ func (w *walk) harden(s *segmentFile) error {
 		off += int64(len(b))
 	}
 	return f.SyncData()
+}
+
+// hardenPlaced is harden for content in arenas.
+func (w *walk) hardenPlaced() error {
+	for _, f := range w.young() {
+		p, err := DecodePlaced(f.Body)
+		if err == nil {
+			err = w.o.Arena.Harden(f.Group, f.Replica, p.Placed)
+		}
+		if err != nil {
+			return fmt.Errorf("journal: make the content of the frame at %d durable: %w", f.LSN, err)
+		}
+	}
+	return nil
 }
 
 // discard takes segments that do not count out of the log, highest first. The lowest keeps its name, because LSNs must not
@@ -203,7 +224,11 @@ func (j *Journal) begin() error {
 	if err != nil {
 		return err
 	}
-	_, err = j.Sync()
+	if _, err = j.Sync(); err == nil {
+		j.mu.Lock()
+		j.witness = j.segs[len(j.segs)-1].prevEnd // its header says so
+		j.mu.Unlock()
+	}
 	return err
 }
 

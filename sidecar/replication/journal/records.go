@@ -12,8 +12,8 @@ const (
 	KindPayload   Kind = 1 // Payload
 	KindBinding   Kind = 2 // Binding
 	KindHardState Kind = 3 // HardState
-	// 4 is reserved for a payload whose whole chunks are in arena slots.
-	KindEntry Kind = 5 // Entry
+	KindPlaced    Kind = 4 // Payload, some of whose content is in the replica's arena
+	KindEntry     Kind = 5 // Entry
 )
 
 // String returns the kind's name, or its number if this version does not know it.
@@ -25,6 +25,8 @@ func (k Kind) String() string {
 		return "binding"
 	case KindHardState:
 		return "hardstate"
+	case KindPlaced:
+		return "placed"
 	case KindEntry:
 		return "entry"
 	}
@@ -32,12 +34,13 @@ func (k Kind) String() string {
 }
 
 func (k Kind) known() bool {
-	return k == KindPayload || k == KindBinding || k == KindHardState || k == KindEntry
+	return k >= KindPayload && k <= KindEntry
 }
 
 // Sizes of the bodies, or of the fixed part that their data follows.
 const (
 	PayloadHeaderBytes = 24
+	PlacementBytes     = 24
 	BindingBytes       = 40
 	HardStateBytes     = 24
 	EntryHeaderBytes   = 24
@@ -48,11 +51,31 @@ type Payload struct {
 	Epoch       uint64
 	Incarnation uint32
 	Seq         uint64
-	Record      []byte
+	Placed      []Placement // of KindPlaced
+	Record      []byte      // without the content that Placed names
+}
+
+// Placement is content that was written once: into blocks of an arena slot in which nothing was before.
+type Placement struct {
+	Slot  uint32
+	First uint32 // block in the slot
+	Count uint32 // blocks
+	Op    uint32 // which of the record's operations it is the content of
+	Sum   uint32 // CRC-32C of the blocks' CRC-32Cs, 4 bytes each, in order
+}
+
+// Kind of the frame that p is the body of.
+func (p Payload) Kind() Kind {
+	if len(p.Placed) > 0 {
+		return KindPlaced
+	}
+	return KindPayload
 }
 
 // Header returns the fixed part of p's body; p.Record follows it.
-func (p Payload) Header() []byte { return p.appendHeader(make([]byte, 0, PayloadHeaderBytes)) }
+func (p Payload) Header() []byte {
+	return p.appendHeader(make([]byte, 0, PayloadHeaderBytes+PlacementBytes*len(p.Placed)))
+}
 
 // AppendTo appends p's body to dst.
 func (p Payload) AppendTo(dst []byte) []byte { return append(p.appendHeader(dst), p.Record...) }
@@ -60,8 +83,16 @@ func (p Payload) AppendTo(dst []byte) []byte { return append(p.appendHeader(dst)
 func (p Payload) appendHeader(dst []byte) []byte {
 	dst = binary.LittleEndian.AppendUint64(dst, p.Epoch)
 	dst = binary.LittleEndian.AppendUint32(dst, p.Incarnation)
-	dst = binary.LittleEndian.AppendUint32(dst, 0)
-	return binary.LittleEndian.AppendUint64(dst, p.Seq)
+	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(p.Placed)))
+	dst = binary.LittleEndian.AppendUint64(dst, p.Seq)
+	for _, pl := range p.Placed {
+		dst = binary.LittleEndian.AppendUint64(dst, uint64(pl.Slot))
+		dst = binary.LittleEndian.AppendUint32(dst, pl.First)
+		dst = binary.LittleEndian.AppendUint32(dst, pl.Count)
+		dst = binary.LittleEndian.AppendUint32(dst, pl.Op)
+		dst = binary.LittleEndian.AppendUint32(dst, pl.Sum)
+	}
+	return dst
 }
 
 // DecodePayload reads the body of a KindPayload frame. Record is a part of body, not a copy. The error is a *BodyError.
@@ -78,6 +109,49 @@ func DecodePayload(body []byte) (Payload, error) {
 		Seq:         binary.LittleEndian.Uint64(body[16:]),
 		Record:      body[PayloadHeaderBytes:],
 	}, nil
+}
+
+// DecodePlaced reads the body of a KindPlaced frame. Record is a part of body, not a copy. The error is a *BodyError.
+func DecodePlaced(body []byte) (Payload, error) {
+	bad := func(reason string) (Payload, error) {
+		return Payload{}, &BodyError{Kind: KindPlaced, Length: len(body), Reason: reason}
+	}
+	if len(body) < PayloadHeaderBytes {
+		return bad("shorter than its 24 byte header")
+	}
+	le := binary.LittleEndian
+	p := Payload{Epoch: le.Uint64(body), Incarnation: le.Uint32(body[8:]), Seq: le.Uint64(body[16:])}
+	n := uint64(le.Uint32(body[12:]))
+	rest := body[PayloadHeaderBytes:]
+	if n == 0 || n > uint64(len(rest)/PlacementBytes) {
+		return bad("none, or more placements than it has room for")
+	}
+	for ; n > 0; n-- {
+		slot := le.Uint64(rest)
+		pl := Placement{Slot: uint32(slot), First: le.Uint32(rest[8:]), Count: le.Uint32(rest[12:]), Op: le.Uint32(rest[16:]), Sum: le.Uint32(rest[20:])}
+		if slot > 1<<32-1 || pl.Count == 0 || uint64(pl.First)+uint64(pl.Count) > slotBlocks {
+			return bad("a placement outside of its slot")
+		}
+		p.Placed, rest = append(p.Placed, pl), rest[PlacementBytes:]
+	}
+	p.Record = rest
+	return p, nil
+}
+
+// slotBlocks is how many blocks of 4 KiB a slot of the arena has.
+const slotBlocks = 256
+
+// PayloadOf reads the body of a frame of either kind that carries a record; false if it is of another kind.
+func PayloadOf(f Frame) (Payload, bool, error) {
+	switch f.Kind {
+	case KindPayload:
+		p, err := DecodePayload(f.Body)
+		return p, true, err
+	case KindPlaced:
+		p, err := DecodePlaced(f.Body)
+		return p, true, err
+	}
+	return Payload{}, false, nil
 }
 
 // Binding gives the Count records (Epoch, Seq), (Epoch, Seq+1), ... the Raft indexes Index, Index+1, ... in Term.

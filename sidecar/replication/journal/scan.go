@@ -22,11 +22,10 @@ func Scan(o Options, visit func(Frame) error) (Summary, error) {
 	if err != nil {
 		return Summary{}, err
 	}
-	w, err := list(&o)
-	if err != nil {
+	w, err := walkLog(&o, visit)
+	if w == nil {
 		return Summary{}, err
 	}
-	err = w.run(visit)
 	sum := Summary{
 		Segments: w.counted(), Frames: w.frames, Start: w.end, End: w.end, SyncedEnd: w.witness,
 		Stray: w.stray, Stopped: w.stopped,

@@ -7,9 +7,13 @@ type span struct {
 }
 
 // Sync makes everything durable that was appended before the call, and returns the synced end. Appends go on meanwhile;
-// concurrent calls share one fdatasync where they can. A failure is final: the journal's *FailedError.
-func (j *Journal) Sync() (LSN, error) {
-	want := j.End()
+// concurrent calls share one fdatasync where they can. A failure is final: the journal's *FailedError. Whoever appends KindPlaced frames
+// uses SyncTo.
+func (j *Journal) Sync() (LSN, error) { return j.SyncTo(j.End()) }
+
+// SyncTo is Sync for the frames that end at or below want: the caller has synced the content in arenas that they name. More may
+// become durable and does not count.
+func (j *Journal) SyncTo(want LSN) (LSN, error) {
 	j.syncing.Lock()
 	defer j.syncing.Unlock()
 	spans, synced, err := j.unsynced(want)
@@ -38,7 +42,9 @@ func (j *Journal) unsynced(want LSN) ([]span, LSN, error) {
 	j.spans = j.spans[:0]
 	if j.synced < want {
 		for _, s := range j.dirty {
-			j.spans = append(j.spans, span{s, s.end})
+			if s.base < want {
+				j.spans = append(j.spans, span{s, min(s.end, want)})
+			}
 		}
 	}
 	return j.spans, j.synced, nil
@@ -49,6 +55,7 @@ func (j *Journal) publish(sp span) (LSN, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.synced = max(j.synced, sp.end)
+	j.testified()
 	if sp.s == j.cur || sp.s.end != sp.end {
 		return j.synced, nil
 	}

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"fmt"
 	"hash/crc32"
 	"slices"
@@ -20,6 +21,52 @@ type walk struct {
 	stopped string // why the walk ended there
 	witness LSN    // the highest synced end that a frame or a header which verifies names
 	stray   int    // frames behind end that verify and do not count
+	placed  []Frame
+	cut     LSN // a frame that verifies, and whose content in the arena does not; 0: none
+}
+
+// walkLog lists the files and visits the frames that count.
+func walkLog(o *Options, visit func(Frame) error) (*walk, error) {
+	for cut, witness := LSN(0), LSN(0); ; {
+		w, err := list(o)
+		if err != nil {
+			return nil, err
+		}
+		w.cut, w.witness = cut, witness
+		if err := w.run(visit); err != nil || o.Arena == nil {
+			return w, err
+		}
+		at, err := w.unplaced()
+		if err != nil || at == 0 {
+			return w, err
+		}
+		o.Arena.Again()
+		cut, witness = at, w.witness
+	}
+}
+
+// unplaced returns the first frame that no witness covers and whose content in the arena is not what was written; 0 if there is none.
+func (w *walk) unplaced() (LSN, error) {
+	for _, f := range w.young() {
+		p, err := DecodePlaced(f.Body)
+		if err != nil {
+			return 0, err
+		}
+		if good, err := w.o.Arena.Verify(f.Group, f.Replica, p.Placed); err != nil || !good {
+			return f.LSN, err
+		}
+	}
+	return 0, nil
+}
+
+// young are the KindPlaced frames above the highest witness.
+func (w *walk) young() []Frame {
+	for i, f := range w.placed {
+		if f.LSN >= w.witness {
+			return w.placed[i:]
+		}
+	}
+	return nil
 }
 
 // segmentFile is a *.seg file as found.
@@ -177,6 +224,11 @@ func (w *walk) segment(s *segmentFile, limit LSN, visit func(Frame) error) (LSN,
 		if err := visit(frame); err != nil {
 			return at, "", err
 		}
+		if frame.Kind == KindPlaced && w.o.Arena != nil {
+			kept := frame
+			kept.Body = bytes.Clone(frame.Body)
+			w.placed = append(w.placed, kept)
+		}
 		s.frames++
 		w.frames++
 		at = frame.End
@@ -187,6 +239,9 @@ func (w *walk) segment(s *segmentFile, limit LSN, visit func(Frame) error) (LSN,
 
 // frame reads the frame at the given position of the open segment. A reason says why there is none; an error is one of reading.
 func (w *walk) frame(s *segmentFile, at, limit LSN) (Frame, frameHeader, string, error) {
+	if at == w.cut {
+		return Frame{}, frameHeader{}, "what the frame names in the arena is not what was written", nil
+	}
 	off := int64(at - w.o.base(s.seq))
 	b, err := w.r.bytes(off, frameHeaderBytes)
 	if err != nil {
@@ -230,7 +285,7 @@ func (h frameHeader) supported(file string) error {
 	case h.version != frameVersion:
 		return mismatch("frame version", h.version, frameVersion)
 	case !h.kind.known():
-		return mismatch("frame kind", h.kind, "payload, binding, hardstate or entry")
+		return mismatch("frame kind", h.kind, "payload, binding, hardstate, placed or entry")
 	case h.flags != 0:
 		return mismatch("frame flags", h.flags, 0)
 	case h.reserved:

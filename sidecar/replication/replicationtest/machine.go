@@ -155,8 +155,10 @@ func (m *Machine) Start(format bool) {
 		replica, err = dir.OpenReplica(m.replica)
 	}
 	require.NoError(m.t, err)
+	// Histories write little at a time, so that little is placed.
 	m.disk, err = replication.OpenDisk(replication.Config{FS: m.fs, Rand: random, Logger: logger, CheckpointBytes: m.tuning.CheckpointBytes,
-		MaxDelay: m.tuning.MaxDelay, MemTableBytes: m.tuning.MemTableBytes, ReserveBytes: m.tuning.ReserveBytes}, dir)
+		MaxDelay: m.tuning.MaxDelay, MemTableBytes: m.tuning.MemTableBytes, ReserveBytes: m.tuning.ReserveBytes,
+		PlaceBytes: pick(m.rng, []int64{-1, 4096, 4096, 8192})}, dir)
 	require.NoError(m.t, err)
 	keys := m.keys()
 	m.group, err = m.disk.OpenGroup(replication.GroupConfig{Replica: replica, Keys: keys, Logger: logger})

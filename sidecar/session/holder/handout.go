@@ -50,6 +50,7 @@ func (m *Mount) setReady() error {
 		return errors.New("store INIT and the reply to it first")
 	}
 	m.state = Ready
+	m.readAhead()
 	return nil
 }
 

@@ -1,0 +1,267 @@
+package replication
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"syscall"
+	"time"
+
+	"github.com/remora-storage/remora/cachefs/record"
+	"github.com/remora-storage/remora/cachefs/store"
+	"github.com/remora-storage/remora/disk"
+	"github.com/remora-storage/remora/sidecar/replication/diskdir"
+	"github.com/remora-storage/remora/sidecar/replication/journal"
+)
+
+// Large content is written once (DESIGN 6, docs/decisions/0007): into a slot of the arena, which the journal's frame names. What makes that safe:
+//  1. The blocks are fresh: nothing durable refers to them, whatever becomes of the record.
+//  2. Disk.sync syncs the arena before the journal, and the frame counts as synced only then (Journal.SyncTo).
+//  3. Recovery reads the content of frames that no witness covers, and ends the log at the first that is not what was written (arenas).
+//  4. So nobody may change that content before its frame has a durable witness: guard makes one, where the usual commits have not.
+
+// write writes a record's payload frame, and before it the content that goes into the arena.
+func (g *Group) write(r *record.Record, from journal.LSN) ([]store.Placement, error) {
+	key := g.key()
+	placed, frames, err := g.place(r, from)
+	if err != nil {
+		return nil, err
+	}
+	meta, err := r.AppendMeta(make([]byte, 0, r.EncodedSize()-r.DataBytes()), g.cfg.Keys.Sealer())
+	if err != nil {
+		return nil, fmt.Errorf("seal record %v: %w", r.Name, err)
+	}
+	p := journal.Payload{Epoch: uint64(r.Name.Epoch), Incarnation: uint32(r.Name.Incarnation), Seq: uint64(r.Name.Seq), Placed: frames}
+	parts := make([][]byte, 0, 2+len(r.Ops))
+	parts = append(parts, p.Header(), meta)
+	for i := range r.Ops {
+		if len(r.Ops[i].Data) > 0 && !isPlaced(placed, i) {
+			parts = append(parts, r.Ops[i].Data)
+		}
+	}
+	_, err = g.disk.journal.Append(p.Kind(), uint64(key.group), uint64(key.replica), parts...)
+	if errors.Is(err, journal.ErrNoSpace) {
+		return nil, noSpace(err)
+	}
+	return placed, err
+}
+
+func isPlaced(placed []store.Placement, op int) bool {
+	for _, p := range placed {
+		if p.Op == op {
+			return true
+		}
+	}
+	return false
+}
+
+// place puts large new content into the arena. Its frame will start at or behind from.
+func (g *Group) place(r *record.Record, from journal.LSN) (placed []store.Placement, frames []journal.Placement, err error) {
+	for i := range r.Ops {
+		o := &r.Ops[i]
+		if most := g.disk.cfg.PlaceBytes; !o.Fresh || most < 0 || int64(len(o.Data)) < most {
+			continue
+		}
+		g.mu.Lock()
+		g.unsynced = true
+		g.placed[o.Blob] = from
+		g.mu.Unlock()
+		slot, err := g.store.Place(o)
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+			return nil, nil, noSpace(err)
+		}
+		if err != nil {
+			g.fail(err)
+			return nil, nil, err
+		}
+		placed = append(placed, store.Placement{Op: i, Slot: slot})
+		frames = append(frames, journal.Placement{Slot: slot, First: o.First, Count: o.Count, Op: uint32(i), Sum: sumOf(o.Seals)})
+	}
+	return placed, frames, nil
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// sumOf is the checksum of the checksums of blocks.
+func sumOf(seals []record.Seal) uint32 {
+	sum := uint32(0)
+	for i := range seals {
+		sum = addSum(sum, seals[i].CRC)
+	}
+	return sum
+}
+
+func addSum(sum, crc uint32) uint32 {
+	var b [4]byte
+	binary.LittleEndian.PutUint32(b[:], crc)
+	return crc32.Update(sum, castagnoli, b[:])
+}
+
+// syncPlaced makes content durable that was placed before the call. Who comes while another syncs waits for it.
+func (g *Group) syncPlaced() error {
+	g.placing.Lock()
+	defer g.placing.Unlock()
+	g.mu.Lock()
+	due := g.unsynced
+	g.unsynced = false
+	g.mu.Unlock()
+	if !due {
+		return nil
+	}
+	if err := g.store.SyncPlaced(); err != nil {
+		g.fail(err)
+		return err
+	}
+	return nil
+}
+
+// guard returns when records may change what the arena holds: recovery would take content that was placed, and changed since, for never
+// written, unless a durable witness says that its frame was synced. The frames of a few commits later are that witness; where a record
+// comes sooner, or something else is about to change the arena (records nil), guard writes one.
+func (g *Group) guard(records []item) error {
+	witness := g.disk.journal.Witness()
+	due := false
+	g.mu.Lock()
+	for blob, lsn := range g.placed {
+		if lsn < witness {
+			delete(g.placed, blob)
+		}
+	}
+	due = records == nil && len(g.placed) > 0
+	for i := range records {
+		for k := range records[i].rec.Ops {
+			_, young := g.placed[records[i].rec.Ops[k].Blob]
+			due = due || young && !isPlaced(records[i].placed, k)
+		}
+	}
+	g.mu.Unlock()
+	if !due {
+		return nil
+	}
+	return g.testify()
+}
+
+// testify makes a durable witness for everything that is synced now.
+func (g *Group) testify() error {
+	key := g.key()
+	for {
+		g.mu.Lock()
+		hard := journal.HardState{Term: term, Vote: uint64(key.replica), Commit: uint64(g.applied)}
+		stop := g.closing || g.failed != nil
+		g.mu.Unlock()
+		_, err := g.disk.journal.AppendHardState(uint64(key.group), uint64(key.replica), hard)
+		if errors.Is(err, journal.ErrNoSpace) && !stop {
+			time.Sleep(testifyPause) // no event tells of space on the disk
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		_, err = g.disk.sync()
+		return err
+	}
+}
+
+const testifyPause = 20 * time.Millisecond
+
+// arenas reads the content that frames name, for journal.Open and Scan: without keys, and before the stores are open.
+type arenas struct {
+	fs    disk.FS
+	path  func(diskdir.ID) string // of a replica's arena
+	again func()
+}
+
+// Again forgets what was visited.
+func (a *arenas) Again() { a.again() }
+
+// Verify implements journal.Arena. A replica that is not there any more needs nothing.
+func (a *arenas) Verify(_, replica uint64, placed []journal.Placement) (bool, error) {
+	f, err := a.fs.Open(a.path(diskdir.ID(replica)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	good := true
+	for _, p := range placed {
+		var ok bool
+		if _, ok, err = readPlaced(f, p); err != nil || !ok {
+			good = false
+			break
+		}
+	}
+	return good, errors.Join(err, f.Close())
+}
+
+// readPlaced reads content and tells whether it is what was written.
+func readPlaced(f disk.File, p journal.Placement) ([]byte, bool, error) {
+	b := make([]byte, int(p.Count)*record.BlockSize)
+	n, err := f.ReadAt(b, placedOffset(p))
+	if n < len(b) && !errors.Is(err, io.EOF) {
+		return nil, false, fmt.Errorf("read arena slot %d: %w", p.Slot, err)
+	}
+	sum := uint32(0)
+	for i := 0; i < n; i += record.BlockSize {
+		sum = addSum(sum, record.Checksum(b[i:min(n, i+record.BlockSize)]))
+	}
+	return b, n == len(b) && sum == p.Sum, nil
+}
+
+func placedOffset(p journal.Placement) int64 {
+	return int64(p.Slot)*record.ChunkSize + int64(p.First)*record.BlockSize
+}
+
+// Harden implements journal.Arena: it reads from the disk what a sync has put there, past the page cache, which may hold what a sync that
+// failed has not written. Where the disk lacks it, it is written anew: into punched blocks, for the reason that store's arena gives.
+func (a *arenas) Harden(_, replica uint64, placed []journal.Placement) (err error) {
+	path := a.path(diskdir.ID(replica))
+	if _, err := a.fs.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	f, err := a.fs.OpenReadWrite(path, disk.Category)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	for _, p := range placed {
+		b, good, err := readPlaced(f, p)
+		if err == nil && !good {
+			err = fmt.Errorf("arena slot %d changed while it was read", p.Slot)
+		}
+		if err == nil {
+			err = hardenPlaced(f, p, b)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func hardenPlaced(f disk.File, p journal.Placement, b []byte) error {
+	at, n := placedOffset(p), int64(len(b))
+	for try := 0; ; try++ {
+		if err := f.SyncData(); err != nil {
+			return err
+		}
+		if err := disk.DropCache(f, at, n); err != nil {
+			return err
+		}
+		if _, good, err := readPlaced(f, p); err != nil || good {
+			return err
+		}
+		if try == 2 {
+			return fmt.Errorf("arena slot %d does not keep what is written", p.Slot)
+		}
+		if err := disk.PunchHole(f, at, n); err != nil {
+			return err
+		}
+		if _, err := f.WriteAt(b, at); err != nil {
+			return err
+		}
+	}
+}
