@@ -76,7 +76,7 @@ func (fs *FS) Fallocate(caller *Caller, ino meta.Ino, mode uint32, off, n uint64
 func (c *change) allocated(in *meta.Inode) {
 	in.Mtime, in.Ctime = c.now, c.now
 	if c.caller.UID != 0 {
-		c.killSuidGid(in)
+		c.killSuidGid(in, false)
 	}
 }
 

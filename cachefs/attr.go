@@ -64,14 +64,15 @@ func (c *change) applyAttr(ino meta.Ino, in *meta.Inode, s SetAttr) error {
 			return err
 		}
 	}
+	if s.KillSuidGid { // as the owner was
+		chown := s.UID != nil || s.GID != nil
+		c.killSuidGid(in, chown && c.caller.UID == 0)
+	}
 	if s.UID != nil {
 		in.UID = *s.UID
 	}
 	if s.GID != nil {
 		in.GID = *s.GID
-	}
-	if s.KillSuidGid {
-		c.killSuidGid(in)
 	}
 	switch {
 	case s.AtimeNow:
@@ -93,14 +94,15 @@ func (c *change) applyAttr(ino meta.Ino, in *meta.Inode, s SetAttr) error {
 }
 
 // killSuidGid does what the kernel does for its own file systems: to every file but directories; sgid without group execution is not a
-// set-group-ID bit, and stays if the caller is in the group. Of his groups we know the first.
-func (c *change) killSuidGid(in *meta.Inode) {
+// set-group-ID bit, and stays if the caller is in the group or capable (CAP_FSETID). Of his groups we know the first. The kernel asks for
+// it at a write or a truncate only if he is not capable; at a chown always, and then we take root for capable.
+func (c *change) killSuidGid(in *meta.Inode, capable bool) {
 	if in.Mode&syscall.S_IFMT == syscall.S_IFDIR {
 		return
 	}
 	before := in.Mode
 	in.Mode &^= syscall.S_ISUID
-	if in.Mode&syscall.S_IXGRP != 0 || c.caller.GID != in.GID {
+	if in.Mode&syscall.S_IXGRP != 0 || c.caller.GID != in.GID && !capable {
 		in.Mode &^= syscall.S_ISGID
 	}
 	c.caller.Demoted = c.caller.Demoted || in.Mode != before

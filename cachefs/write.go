@@ -34,7 +34,7 @@ func (fs *FS) write(caller *Caller, ino meta.Ino, off uint64, data []byte, killS
 	}
 	c := fs.begin(caller)
 	if killSuidgid {
-		c.killSuidGid(&in)
+		c.killSuidGid(&in, false)
 	}
 	before, answer := in, []byte(nil)
 	if len(data) < asked {
