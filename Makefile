@@ -24,6 +24,8 @@ POINTS ?= 100000
 # Power cuts of `make powercut` on ext4.
 IMAGES ?= 1000
 SEED ?=
+# What `make realwork` does.
+WORK ?= TestTrees|TestGitOfATree|TestRsync|TestLinuxBuild|TestPostgresRegression|TestLSM
 # The vulnerability database of `make check`, for machines that do not reach the public one: VULNDB=file:///srv/vulndb
 VULNDB ?=
 # How long one package's tests may take.
@@ -34,7 +36,7 @@ ifneq ($(shell git status --porcelain >/dev/null 2>&1 && echo yes),yes)
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 endif
 
-.PHONY: help build dev test check bench posix storm fsx crash planted powercut fuzz clean
+.PHONY: help build dev test check bench posix storm fsx crash planted powercut realwork fuzz clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|' 2>/dev/null || \
@@ -87,6 +89,12 @@ powercut: ## cut the power of ext4 IMAGES times and of XFS a fifth of that, shut
 	@scripts/need test
 	go test ./e2e/powercut -count=1 -v -timeout 6h -args -images=$(IMAGES) -xfs-images=$$(($(IMAGES) / 5)) -shutdowns=50 -faults=100 -steps=300 \
 		$(if $(SEED),-seed=$(SEED))
+
+realwork: ## Linux and PostgreSQL untarred, built, diffed, in git and rsync on a volume, PostgreSQL's own tests, an LSM tree (WORK=TestTrees)
+	@scripts/need realwork
+	go vet -tags realwork ./e2e
+	go test -tags realwork ./e2e -run '^($(WORK))$$' -v -count=1 -timeout 4h -args -lsm=20000 \
+		-linux="$$(ls /usr/src/linux-source-*.tar.xz | tail -n 1)" -postgres="$$(scripts/sources postgresql-$$(ls /usr/lib/postgresql | sort -V | tail -n 1) .cache/sources)"
 
 fuzz: ## every fuzz target for FUZZTIME each
 	@scripts/fuzz $(FUZZTIME)

@@ -26,6 +26,7 @@ var workers = map[string]func(args []string) error{
 	"getdents":         rounds(getDents),
 	"handles":          rounds(useHandles),
 	"list":             listWhileItChanges,
+	"lsm":              runLSM,
 	"map":              writeByMap,
 	"maps":             rounds(mapMuch),
 	"names":            changeNames,
