@@ -8,6 +8,7 @@ import (
 
 	"github.com/remora-storage/remora/cachefs/meta"
 	"github.com/remora-storage/remora/cachefs/record"
+	"github.com/remora-storage/remora/cachefs/seal"
 	"github.com/remora-storage/remora/telemetry"
 )
 
@@ -124,12 +125,20 @@ func (c *change) seal() error {
 	c.rec.SealN = n
 	for i := range c.rec.Ops {
 		o := &c.rec.Ops[i]
-		for k := range o.Seals {
-			n++
-			o.Seals[k] = record.Seal{Incarnation: c.rec.Name.Incarnation, Seq: c.rec.Name.Seq, N: n, Origin: o.Blob, Block: o.First + uint32(k)}
-			if err := c.fs.cfg.Keys.Block(&o.Seals[k], o.Data[k*record.BlockSize:(k+1)*record.BlockSize]); err != nil {
-				return err
+		first := n + 1
+		n += uint16(len(o.Seals))
+		err := seal.InParts(len(o.Seals), func(from, to int) error {
+			for k := from; k < to; k++ {
+				o.Seals[k] = record.Seal{Incarnation: c.rec.Name.Incarnation, Seq: c.rec.Name.Seq, N: first + uint16(k),
+					Origin: o.Blob, Block: o.First + uint32(k)}
+				if err := c.fs.cfg.Keys.Block(&o.Seals[k], o.Data[k*record.BlockSize:(k+1)*record.BlockSize]); err != nil {
+					return err
+				}
 			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 	}
 	if n >= math.MaxUint16-record.ChunkBlocks*2 {

@@ -52,7 +52,7 @@ func (s *Store) Apply(entries []Entry) error {
 		}
 		s.position.Index = e.Index
 	}
-	s.freed.Store(len(s.arena.freed) > 0)
+	s.freed.Store(len(s.arena.freed) > 0 || s.arena.hasWarm())
 	err := mutate(batch, newest)
 	if err == nil {
 		err = s.finish(batch, touched)
@@ -163,7 +163,7 @@ func (s *Store) blobForChange(o *record.BlockOp, touched map[record.BlobID]*blob
 		}
 		slot, ok := s.reserved[o.Blob]
 		if !ok {
-			slot = s.arena.allocate()
+			slot = s.arena.allocate(o.Count == record.ChunkBlocks)
 		}
 		delete(s.reserved, o.Blob)
 		b = &blob{residency: residency{slot: slot}, loaded: ^uint32(0), pinned: true}

@@ -19,6 +19,7 @@ type arena struct {
 	mu      sync.Mutex      // not held over disk I/O
 	next    uint32          // first slot that was never given out
 	free    []uint32        // to be given out again
+	warm    []uint32        // likewise, to be written whole: their blocks are still allocated
 	fresh   bool            // no freed slot is given out before the checkpoint that ends replay
 	unclean map[uint32]bool // slots that may hold what an earlier process left
 }
@@ -60,10 +61,19 @@ func openArena(fs disk.FS, path string, used []uint32) (*arena, error) {
 	return a, nil
 }
 
-// allocate gives out a slot.
-func (a *arena) allocate() uint32 {
+// maxWarm bounds the slots that keep their blocks while they are free.
+const maxWarm = 64
+
+// allocate gives out a slot. One that will be written whole may have blocks already: that is faster than to punch them and to have the
+// file system allocate others.
+func (a *arena) allocate(whole bool) uint32 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if n := len(a.warm); n > 0 && whole && !a.fresh {
+		s := a.warm[n-1]
+		a.warm = a.warm[:n-1]
+		return s
+	}
 	if n := len(a.free); n > 0 && !a.fresh {
 		s := a.free[n-1]
 		a.free = a.free[:n-1]
@@ -89,6 +99,34 @@ func (a *arena) release(slot uint32) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.free = append(a.free, slot)
+}
+
+// keep makes a slot that is free a warm one, if there are not enough.
+func (a *arena) keep(slot uint32) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.warm) >= maxWarm {
+		return false
+	}
+	a.warm = append(a.warm, slot)
+	return true
+}
+
+func (a *arena) hasWarm() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.warm) > 0
+}
+
+// cool takes a warm slot, to give its blocks back.
+func (a *arena) cool() (slot uint32, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if n := len(a.warm); n > 0 {
+		slot, ok = a.warm[n-1], true
+		a.warm = a.warm[:n-1]
+	}
+	return slot, ok
 }
 
 // endReplay lets freed slots be given out again.

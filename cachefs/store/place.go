@@ -12,7 +12,7 @@ import (
 // before it calls the record durable, and applies it with the placement. An error that is ENOSPC has changed nothing; any other
 // stops the store.
 func (s *Store) Place(o *record.BlockOp) (uint32, error) {
-	slot, err := s.slotOf(o.Blob)
+	slot, err := s.slotOf(o.Blob, o.Count == record.ChunkBlocks)
 	if err == nil {
 		err = s.arena.place(slot, o.First, o.Data)
 	}
@@ -23,7 +23,7 @@ func (s *Store) Place(o *record.BlockOp) (uint32, error) {
 }
 
 // slotOf returns the slot of a blob, or reserves one for it.
-func (s *Store) slotOf(id record.BlobID) (uint32, error) {
+func (s *Store) slotOf(id record.BlobID, whole bool) (uint32, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if slot, ok := s.reserved[id]; ok {
@@ -36,7 +36,7 @@ func (s *Store) slotOf(id record.BlobID) (uint32, error) {
 	if b != nil {
 		return b.slot, nil
 	}
-	slot := s.arena.allocate()
+	slot := s.arena.allocate(whole)
 	s.reserved[id] = slot
 	return slot, nil
 }

@@ -69,14 +69,16 @@ func (s *Store) Read(e Extent, dst []byte) error {
 	} else if err != nil {
 		return err
 	}
-	for i := range e.Seals {
-		err := s.cfg.Keys.OpenBlock(&e.Seals[i], dst[i*record.BlockSize:(i+1)*record.BlockSize])
-		switch {
-		case errors.Is(err, seal.ErrDamaged):
-			return fmt.Errorf("%w: blob %d block %d", ErrStale, e.Blob, e.First+uint32(i))
-		case err != nil:
-			return fmt.Errorf("%w: blob %d block %d: %w", ErrDamaged, e.Blob, e.First+uint32(i), err)
+	return seal.InParts(len(e.Seals), func(from, to int) error {
+		for i := from; i < to; i++ {
+			err := s.cfg.Keys.OpenBlock(&e.Seals[i], dst[i*record.BlockSize:(i+1)*record.BlockSize])
+			switch {
+			case errors.Is(err, seal.ErrDamaged):
+				return fmt.Errorf("%w: blob %d block %d", ErrStale, e.Blob, e.First+uint32(i))
+			case err != nil:
+				return fmt.Errorf("%w: blob %d block %d: %w", ErrDamaged, e.Blob, e.First+uint32(i), err)
+			}
 		}
-	}
-	return nil
+		return nil
+	})
 }

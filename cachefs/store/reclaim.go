@@ -6,8 +6,9 @@ import (
 	"github.com/remora-storage/remora/cachefs/record"
 )
 
-// Reclaim gives back what was freed at or below a checkpoint, which must be durable: slots to new blobs, blocks to the disk.
-func (s *Store) Reclaim(at record.Index) error {
+// Reclaim gives back what was freed at or below a checkpoint, which must be durable: slots to new blobs, blocks to the disk. A few slots
+// keep their blocks for new content, unless all are to be given back.
+func (s *Store) Reclaim(at record.Index, all bool) error {
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()
 	s.arena.endReplay()
@@ -17,14 +18,28 @@ func (s *Store) Reclaim(at record.Index) error {
 			errs = errors.Join(errs, s.punchAbsent(f))
 			continue
 		}
-		errs = errors.Join(errs, s.arena.punch(f.slot, 0, record.ChunkBlocks))
-		s.arena.release(f.slot)
+		if all || !s.arena.keep(f.slot) {
+			errs = errors.Join(errs, s.giveBack(f.slot))
+		}
 	}
-	s.freed.Store(len(s.arena.freed) > 0)
+	for all {
+		slot, ok := s.arena.cool()
+		if !ok {
+			break
+		}
+		errs = errors.Join(errs, s.giveBack(slot))
+	}
+	s.freed.Store(len(s.arena.freed) > 0 || s.arena.hasWarm())
 	if errs != nil {
 		return s.fail(errs)
 	}
 	return nil
+}
+
+func (s *Store) giveBack(slot uint32) error {
+	err := s.arena.punch(slot, 0, record.ChunkBlocks)
+	s.arena.release(slot)
+	return err
 }
 
 // punchAbsent punches the blocks of a punched range that nobody has written since. A blob that is gone has freed its whole slot.

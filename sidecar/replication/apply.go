@@ -163,7 +163,10 @@ func (g *Group) saveCheckpoint(at store.Checkpoint) error {
 	if err := g.guard(nil); err != nil {
 		return err
 	}
-	if err := g.store.Reclaim(at.Index); err != nil {
+	g.mu.Lock()
+	all := g.pressed || g.closing
+	g.mu.Unlock()
+	if err := g.store.Reclaim(at.Index, all); err != nil {
 		return err
 	}
 	err := g.saveHardState(at)
