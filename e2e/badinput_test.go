@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -110,6 +111,41 @@ func TestBadCommands(t *testing.T) {
 	require.Equal(t, "mine\n", string(mine))
 	require.Equal(t, pid, i.served("db-0", 0), "the sidecar was disturbed")
 	require.Equal(t, "precious\n", i.program("", nil, "cat", file).run(time.Minute))
+}
+
+// TestBadMountPoints: where a volume is to be mounted, something else is. Each is refused with the path and the fix, nothing is lost, and
+// with the fix it starts. A missing directory is made.
+func TestBadMountPoints(t *testing.T) {
+	t.Parallel()
+	i := startOne(t)
+	point, pod := i.mount("db-0"), filepath.Dir(i.mount("db-0"))
+	i.program("", nil, "sh", "-c", `echo precious >"$0"/file`, point).run(time.Minute)
+	i.stop()
+	elsewhere := tempDir(t)
+	for _, c := range []struct {
+		name    string
+		make    func() error
+		says    []string
+		restore func() error
+	}{
+		{"a file", func() error { return errors.Join(os.Remove(point), os.WriteFile(point, []byte("mine"), 0o600)) },
+			[]string{point, "must be a directory", "fix: move it away"}, func() error { return os.Remove(point) }},
+		{"a link", func() error { return os.Symlink(elsewhere, point) },
+			[]string{point, "must be a directory", "fix: move it away"}, func() error { return os.Remove(point) }},
+		{"busy", func() error { return errors.Join(os.Mkdir(point, 0o755), unix.Mount("none", point, "tmpfs", 0, "")) },
+			[]string{point, "something is mounted there", "fix: umount " + point}, func() error { return unix.Unmount(point, 0) }},
+		{"a pod's directory that is a file", func() error { return errors.Join(os.RemoveAll(pod), os.WriteFile(pod, nil, 0o600)) },
+			[]string{pod, "not a directory"}, func() error { return os.Remove(pod) }},
+	} {
+		require.NoError(t, c.make(), c.name)
+		text := i.refused(i.args...)
+		for _, want := range append(c.says, "pod db-0") {
+			require.Contains(t, text, want, c.name)
+		}
+		require.NoError(t, c.restore(), c.name)
+	}
+	i.again()
+	require.Equal(t, "precious\n", i.program("", nil, "cat", point+"/file").run(time.Minute))
 }
 
 // refused runs the binary, which must end by itself, soon, with exit code 1, and returns what it said.

@@ -82,7 +82,7 @@ func Open(target string, o MountOptions) (*Mount, error) {
 // mount makes a new connection. m.mu is held.
 func (m *Mount) mount() error {
 	if _, mounted, err := topmost(m.target); err != nil || mounted {
-		return errors.Join(err, fmt.Errorf("mount %s: something is mounted there already", m.target))
+		return errors.Join(err, fmt.Errorf("mount %s: something is mounted there already; fix: umount %[1]s", m.target))
 	}
 	if err := refuseSymlink(m.target); err != nil {
 		return err
@@ -123,7 +123,7 @@ func refuseSymlink(target string) error {
 		return fmt.Errorf("mount %s: %w", target, err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return fmt.Errorf("mount %s: it must be a directory (not a link to one)", target)
+		return fmt.Errorf("mount %s: it must be a directory (not a link to one); fix: move it away", target)
 	}
 	return nil
 }
