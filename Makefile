@@ -36,7 +36,7 @@ ifneq ($(shell git status --porcelain >/dev/null 2>&1 && echo yes),yes)
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 endif
 
-.PHONY: help build dev test check bench posix storm fsx crash planted powercut realwork fuzz clean
+.PHONY: help build dev test check bench extremes posix storm fsx crash planted powercut realwork fuzz clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|' 2>/dev/null || \
@@ -75,6 +75,10 @@ posix: ## what POSIX promises of names, modes, owners, times and errors: on ext4
 	@scripts/need test
 	go test ./e2e/conformance -run '^TestRuler$$' -count=1 -v
 	go test ./e2e -run '^Test(Posix|Conformance|ConformanceDeath)$$' -count=1 -v -args -many-links
+
+extremes: ## 100,000 open files, a directory of a million entries, a killed write of 1 GiB
+	@scripts/need test
+	go test ./e2e -run '^Test(ManyOpenFiles|LargeDirectory|KilledInAWrite)$$' -count=1 -v -timeout 60m -args -open-files=100000 -entries=1000000
 
 storm: ## kill -9 the sidecar KILLS times under pgbench, random I/O and a metadata storm; prints the longest pause
 	@scripts/need test

@@ -153,6 +153,12 @@ func (c *child) dialog() *child {
 // expect waits until the worker says the line.
 func (c *child) expect(line string) {
 	c.t.Helper()
+	c.expectWithin(line, time.Minute)
+}
+
+// expectWithin is expect for what takes longer.
+func (c *child) expectWithin(line string, limit time.Duration) {
+	c.t.Helper()
 	said := make(chan string, 1)
 	go func() {
 		s, _ := c.stdout.ReadString('\n') // an end without the line is found below
@@ -161,7 +167,7 @@ func (c *child) expect(line string) {
 	select {
 	case s := <-said:
 		require.Equal(c.t, line+"\n", s, "%s\n%s", c.name, c.out.String())
-	case <-time.After(time.Minute):
+	case <-time.After(limit):
 		c.kill()
 		require.FailNow(c.t, "a worker does not answer", "%s: waiting for %q\n%s", c.name, line, c.out.String())
 	}

@@ -13,6 +13,11 @@ import (
 // A worker is this test binary as a process of its own: it works on the mount, and the test does not. What it prints is its result;
 // an error goes to standard error and makes its exit code 1.
 var workers = map[string]func(args []string) error{
+	"differences":      differences,
+	"many-open":        manyOpen,
+	"large-directory":  largeDirectory,
+	"write-1g":         writeGib,
+	"check-1g":         checkGib,
 	"append":           appendRecords,
 	"big-writes":       rounds(writeMuch),
 	"compare":          compare,
