@@ -144,10 +144,9 @@ func largeDirectory(args []string) error {
 
 // listing reads a directory with getdents and numbers its entries.
 type listing struct {
-	fd    int
-	seen  []uint8
-	buf   []byte // entries that were read and not visited
-	names int
+	fd   int
+	seen []uint8
+	buf  []byte // entries that were read and not visited
 }
 
 // some visits k entries, or all that are left.
