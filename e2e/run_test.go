@@ -61,7 +61,9 @@ func idsOf(t *testing.T, account string) (uid, gid uint32) {
 func (i *instance) program(account string, env []string, name string, args ...string) *child {
 	cmd := exec.Command(name, args...)
 	cmd.Dir = base
-	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "LANG=C.UTF-8", "LC_ALL=C.UTF-8", "HOME=" + base}, env...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "LANG=C.UTF-8", "LC_ALL=C.UTF-8", "HOME=" + base,
+		"GORACE=atexit_sleep_ms=0", // a worker with the race detector would sleep for a second before it ends
+	}, env...)
 	cmd.SysProcAttr, cmd.WaitDelay = as(i.t, account), 5*time.Second
 	c := &child{t: i.t, i: i, cmd: cmd, name: name + " " + strings.Join(args, " "), done: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = &c.out, &c.out
