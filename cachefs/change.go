@@ -184,6 +184,7 @@ func (c *change) commit(answer []byte) error {
 func (c *change) refreshCaches() {
 	fs := c.fs
 	for _, i := range c.inodes {
+		fs.named(i.ino, i.gone || i.node.Nlink > 0)
 		if i.gone {
 			forget(&fs.cacheMu, fs.inodes, i.ino)
 		} else {

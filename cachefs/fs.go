@@ -99,7 +99,8 @@ type FS struct {
 	names   map[nameID]meta.Dirent // inode 0: there is no such name
 
 	lookupMu sync.Mutex
-	lookups  map[meta.Ino]uint64 // what the kernel holds, as far as this process knows
+	nameless map[meta.Ino]bool
+	lookups  map[meta.Ino]uint64 // what the kernel holds; empty where it can be asked
 	known    func(meta.Ino) bool // asks the kernel, which may hold more; nil: it does not
 	late     map[meta.Ino]bool   // what is cut, or (true) removed, when retry fires
 	retry    *time.Timer
@@ -137,7 +138,7 @@ func Open(ctx context.Context, cfg Config, format bool) (*FS, error) {
 		cfg.RetryAfter = time.Second
 	}
 	fs := &FS{cfg: cfg, over: newOverlay(), inodes: map[meta.Ino]meta.Inode{}, chunks: map[chunkID]meta.Chunk{}, names: map[nameID]meta.Dirent{},
-		lookups: map[meta.Ino]uint64{}, reap: make(chan meta.Ino, 1024),
+		lookups: map[meta.Ino]uint64{}, nameless: map[meta.Ino]bool{}, reap: make(chan meta.Ino, 1024),
 		unfinished: map[meta.Ino]bool{}, tops: map[record.BlobID]uint32{}, late: map[meta.Ino]bool{}, retry: time.NewTimer(cfg.RetryAfter)}
 	cfg.Log.OnApplied(fs.applied)
 	b, ok, err := cfg.State.Get(meta.CountersKey())

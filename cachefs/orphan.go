@@ -7,18 +7,19 @@ import (
 	"github.com/remora-storage/remora/cachefs/meta"
 )
 
-// Remembered counts a reference that the kernel was given by an answer (LOOKUP, CREATE, LINK, READDIRPLUS).
+// Remembered counts a reference that an answer gave (LOOKUP, CREATE, LINK, READDIRPLUS), where nobody can be asked.
 func (fs *FS) Remembered(ino meta.Ino) {
 	fs.lookupMu.Lock()
-	fs.lookups[ino]++
+	if fs.known == nil {
+		fs.lookups[ino]++
+	}
 	fs.lookupMu.Unlock()
 }
 
 // Forget gives back n references of the kernel. When none is left, an inode without a name is removed.
 //
-// The counts die with a process, and the kernel's do not: to the next process everything starts at 0, and a Forget for more than it
-// knows may be the last one; TookOver says whom to ask. A Forget that was queued before the kernel looked the inode up again is for
-// fewer than we know.
+// The kernel's counts are not kept here, since it can be asked (AskKernel): they would be memory for each file that it knows, they
+// would die with a process, and a Forget that was queued before the kernel looked the inode up again is not the last one.
 func (fs *FS) Forget(ino meta.Ino, n uint64) {
 	fs.lookupMu.Lock()
 	left := fs.lookups[ino]
@@ -28,27 +29,46 @@ func (fs *FS) Forget(ino meta.Ino, n uint64) {
 		return
 	}
 	delete(fs.lookups, ino)
+	nameless := fs.nameless[ino]
 	fs.lookupMu.Unlock()
-	fs.mu.RLock()
-	in, err := fs.inode(ino)
-	fs.mu.RUnlock()
-	if err == nil && in.Nlink == 0 {
+	if nameless {
 		fs.reap <- ino
 	}
 }
 
-// TookOver says that the kernel knows inodes that another process told it, and how to ask whether it still knows one. It is called
-// before the first request is served. Unlinked files that the kernel does not know any more are removed in the background: a FORGET
-// has no answer, so one that the other process had read is lost with it. known may wait for requests to be served.
-func (fs *FS) TookOver(known func(meta.Ino) bool) {
+// named notes whether an inode has a name. Inodes without one go when the kernel forgets them.
+func (fs *FS) named(ino meta.Ino, has bool) {
+	fs.lookupMu.Lock()
+	defer fs.lookupMu.Unlock()
+	if has {
+		delete(fs.nameless, ino)
+	} else {
+		fs.nameless[ino] = true
+	}
+}
+
+// AskKernel says how to ask the kernel whether it knows an inode. It is called before the first request is served. known may wait for
+// requests to be served.
+func (fs *FS) AskKernel(known func(meta.Ino) bool) {
 	fs.lookupMu.Lock()
 	fs.known = known
 	fs.lookupMu.Unlock()
-	fs.reaped.Go(func() {
-		orphans, err := fs.orphans()
-		if err != nil {
-			fs.cfg.Logger.Error("unlinked files cannot be listed; the next process will try again", "err", err)
+}
+
+// TookOver is AskKernel where the kernel knows inodes that another process told it. Unlinked files that it does not know any more are
+// removed in the background: a FORGET has no answer, so one that the other process had read is lost with it.
+func (fs *FS) TookOver(known func(meta.Ino) bool) {
+	fs.AskKernel(known)
+	orphans, err := fs.orphans()
+	if err != nil {
+		fs.cfg.Logger.Error("unlinked files cannot be listed; the next process will try again", "err", err)
+	}
+	for ino, kind := range orphans {
+		if kind == meta.OrphanUnlinked {
+			fs.named(ino, false)
 		}
+	}
+	fs.reaped.Go(func() {
 		for ino, kind := range orphans {
 			if kind == meta.OrphanUnlinked && !fs.closing.Load() {
 				fs.reapOne(ino)

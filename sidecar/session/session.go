@@ -138,6 +138,7 @@ func (s *Session) negotiate() (*worker, error) {
 	if err := s.cfg.Connection.StoreInit(s.init, reply); err != nil {
 		return nil, fmt.Errorf("store INIT: %w", err)
 	}
+	s.fs.AskKernel(s.known)
 	if err := s.write(reply); err != nil {
 		return nil, fmt.Errorf("answer INIT: %w", err)
 	}
