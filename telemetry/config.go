@@ -34,7 +34,7 @@ type Config struct {
 	Headers  map[string]string // sent with each export, such as Authorization
 	FileSize int64             // file: bytes after which PATH becomes PATH.1; 0 is 64 MiB
 
-	RingSize   int           // requests that wait for export at most; 0 is 65536 (a record has about 300 bytes)
+	RingSize   int           // requests that wait for export at most; 0 is 32768 (a record has about 300 bytes)
 	BatchSize  int           // requests in one export at most; 0 is 512
 	FlushEvery time.Duration // a request waits no longer than this for its batch; 0 is 1 s
 	Timeout    time.Duration // of one export; 0 is 10 s
@@ -57,7 +57,7 @@ func (c Config) withDefaults() Config {
 			*p = v
 		}
 	}
-	set(&c.RingSize, 65536)
+	set(&c.RingSize, 32768)
 	set(&c.BatchSize, 512)
 	setDuration(&c.FlushEvery, time.Second)
 	setDuration(&c.Timeout, 10*time.Second)
