@@ -3,11 +3,12 @@
 //
 // # The path of a record
 //
-//  1. Group.Append writes its payload frame to the journal, unsynced. The owner answers the kernel now.
+//  1. Group.Append writes its payload frame to the journal, unsynced. The owner answers the kernel now. Large new content goes into the
+//     arena instead, and the frame names where (place.go).
 //  2. Disk.commit (run by whoever waits in Group.Wait, or by the background after Config.MaxDelay) writes a binding frame for all
-//     records of all groups that have none, and syncs the journal once. What arrives meanwhile shares the next sync.
+//     records of all groups that have none, and syncs what was placed and then the journal, once. What arrives meanwhile shares the next sync.
 //  3. core.synced: the bound records are committed, and accepted if they are next in their epoch. Waiters go on.
-//  4. Group.apply gives them to the store, in order, then tells the owner (OnApplied) that the overlay may drop them.
+//  4. Group.apply gives them to the store, in order, many at a time, then tells the owner (OnApplied) that the overlay may drop them.
 //  5. Group.checkpoint, every Config.CheckpointBytes of journal: the store is made durable, its position is written to the replica's
 //     superblock, and journal segments and slots below it are given back.
 //
@@ -19,6 +20,6 @@
 //
 // # Locks
 //
-// space.mu > Disk.mu > Group.mu; none is held over a sync. Disk.committing is true while somebody is in the journal's sync: whoever else
+// space.mu > Disk.mu > Group.mu; none is held over a sync. Group.placing, above Group.mu, is: of the arena. Disk.committing is true while somebody is in the journal's sync: whoever else
 // needs one waits until it has ended. The apply loop holds no lock while it is in the store.
 package replication
