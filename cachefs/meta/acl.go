@@ -1,6 +1,10 @@
 package meta
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"strconv"
+	"strings"
+)
 
 // Names of the extended attributes that hold ACLs.
 const (
@@ -78,6 +82,26 @@ func DecodeACL(b []byte) (ACL, error) {
 		return nil, malformed("ACL", b)
 	}
 	return a, nil
+}
+
+// String lists the entries as getfacl does, with numbers for names.
+func (a ACL) String() string {
+	names := map[ACLTag]string{ACLUserObj: "user", ACLUser: "user", ACLGroupObj: "group", ACLGroup: "group", ACLMask: "mask", ACLOther: "other"}
+	var all []string
+	for _, e := range a {
+		id := ""
+		if e.Tag == ACLUser || e.Tag == ACLGroup {
+			id = strconv.FormatUint(uint64(e.ID), 10)
+		}
+		perm := []byte("rwx")
+		for i := range perm {
+			if e.Perm&(4>>i) == 0 {
+				perm[i] = '-'
+			}
+		}
+		all = append(all, names[e.Tag]+":"+id+":"+string(perm))
+	}
+	return strings.Join(all, ",")
 }
 
 // Mode returns the permissions that stat shows for a: the group's are those of the mask, if there is one. Unless extended, the mode

@@ -13,6 +13,7 @@ func TestACLRoundTrip(t *testing.T) {
 	a, err := DecodeACL(b)
 	require.NoError(t, err)
 	require.Equal(t, sampleACL, a)
+	require.Equal(t, "user::rwx,user:1000:rw-,group::r-x,group:16909060:r--,mask::r-x,other::--x", a.String())
 	for n := range b {
 		_, err := DecodeACL(b[:n])
 		require.ErrorIs(t, err, ErrMalformed, "%d bytes", n)

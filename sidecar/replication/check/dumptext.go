@@ -114,6 +114,11 @@ func (d *dumper) value(k meta.Key, value []byte) (string, error) {
 	case meta.KeyCounters:
 		c, err := meta.DecodeCounters(value)
 		return fmt.Sprintf("next-inode=%d next-blob=%d next-cookie=%d used=%d inodes=%d", c.NextIno, c.NextBlob, c.NextCookie, c.Used, c.Inodes), err
+	case meta.KeyXattr:
+		if k.Name == meta.XattrAccessACL || k.Name == meta.XattrDefaultACL {
+			a, err := meta.DecodeACL(value)
+			return fmt.Sprintf("%s=%s", strings.TrimPrefix(k.Name, "system.posix_"), a), err
+		}
 	case meta.KeyOrphan:
 		return fmt.Sprintf("kind=%x", value), nil
 	}
