@@ -30,14 +30,22 @@ func newPlace(t *testing.T) *place {
 	return p
 }
 
-// start claims the volume as a sidecar does before it opens the log; end gives it back.
-func (p *place) start() (v *volume, end func(), err error) {
-	cfg := Config{Mode: "dev", Pod: p.pod, Namespace: "default", Node: p.node, Disks: filepath.Join(p.dir, "disks"),
+func (p *place) settings() Config {
+	return Config{Mode: "dev", Pod: p.pod, Namespace: "default", Node: p.node, Disks: filepath.Join(p.dir, "disks"),
 		Authority: "file:" + filepath.Join(p.dir, "volumes"), Keys: "file:" + filepath.Join(p.dir, "keys"), Holder: "unix:/none",
 		Logger: slog.New(slog.DiscardHandler), SegmentBytes: 1 << 20,
 		Volumes: []spec.Volume{{Name: "data", Size: p.size, Class: "default", Replicas: 1, Sealing: p.seal}}}
-	cfg, err = cfg.withDefaults()
+}
+
+func (p *place) config() Config {
+	cfg, err := p.settings().withDefaults()
 	require.NoError(p.t, err)
+	return cfg
+}
+
+// start claims the volume as a sidecar does before it opens the log; end gives it back.
+func (p *place) start() (v *volume, end func(), err error) {
+	cfg := p.config()
 	s := &sidecar{cfg: cfg, auth: authority.Files{Dir: filepath.Join(p.dir, "volumes")}}
 	s.disks = &disks{cfg: &s.cfg}
 	v = newVolume(s, cfg.Volumes[0])

@@ -109,7 +109,10 @@ func (d *disks) openWait(ctx context.Context, name string) (*openDisk, error) {
 
 // start reads the journal.
 func (d *disks) start(o *openDisk) (*openDisk, error) {
-	var err error
+	err := o.dir.CheckJournal()
+	if err != nil {
+		return nil, errors.Join(err, o.dir.Close())
+	}
 	o.disk, err = replication.OpenDisk(replication.Config{FS: d.cfg.fs, Rand: d.cfg.rand, Logger: d.cfg.Logger}, o.dir)
 	if err != nil {
 		return nil, errors.Join(err, o.dir.Close())

@@ -14,6 +14,7 @@ import (
 	"github.com/remora-storage/remora/cachefs/seal"
 	"github.com/remora-storage/remora/cachefs/store"
 	"github.com/remora-storage/remora/sidecar/replication"
+	"github.com/remora-storage/remora/sidecar/replication/diskdir"
 	"github.com/remora-storage/remora/sidecar/replication/journal"
 	"github.com/remora-storage/remora/sidecar/session"
 	"github.com/remora-storage/remora/sidecar/session/holder"
@@ -89,7 +90,8 @@ func samplingOf(t spec.Trace) (telemetry.Sampling, error) {
 // stateOf tells damage from other failures.
 func stateOf(err error) string {
 	var damage *journal.DamageError
-	if errors.Is(err, store.ErrDamaged) || errors.As(err, &damage) {
+	var foreign *diskdir.NotOursError
+	if errors.Is(err, store.ErrDamaged) || errors.As(err, &damage) || errors.As(err, &foreign) {
 		return status.Damaged
 	}
 	return status.Failed
@@ -101,6 +103,26 @@ func (v *volume) openLog(ctx context.Context) error {
 	if v.client, err = v.attach(ctx); err != nil {
 		return fmt.Errorf("attach to the mount: %w", err)
 	}
+	return v.advise(v.openReplica(ctx))
+}
+
+// advise says what to do about a replica that is not served as it is.
+func (v *volume) advise(err error) error {
+	var damaged *journal.DamageError
+	var mismatch *journal.MismatchError
+	var foreign *diskdir.NotOursError
+	if !errors.Is(err, store.ErrDamaged) && !errors.As(err, &damaged) && !errors.As(err, &mismatch) && !errors.As(err, &foreign) {
+		return err
+	}
+	dir := v.s.cfg.Disks
+	if len(v.object.Members) > 0 {
+		dir = v.s.cfg.diskPath(v.object.Members[0].Disk)
+	}
+	return fmt.Errorf("%w; nothing that the volume needs was changed; keep a copy of %s, run `remora check %s`, and see docs/check.md", err, dir, dir)
+}
+
+// openReplica takes the next epoch, brings the replica up to its log, and opens the file system.
+func (v *volume) openReplica(ctx context.Context) error {
 	replica, disk, err := v.claim(ctx)
 	if err != nil {
 		return err

@@ -114,10 +114,11 @@ func Open(cfg Config) (*Store, error) {
 		stopped:  make(chan struct{})}
 	cfg.Keys.SaltsFrom(s.salt)
 	s.cache = pebble.NewCache(cfg.CacheBytes)
-	db, err := pebble.Open(filepath.Join(cfg.Dir, "meta"), s.pebbleOptions())
+	dir, options := filepath.Join(cfg.Dir, "meta"), s.pebbleOptions()
+	db, err := pebble.Open(dir, options)
 	if err != nil {
 		s.cache.Unref()
-		return nil, fmt.Errorf("open metadata of %s: %w", cfg.Dir, damage(err))
+		return nil, fmt.Errorf("open metadata of %s: %w", cfg.Dir, openError(options, dir, err))
 	}
 	s.db = db
 	if err := s.load(); err != nil {
@@ -187,7 +188,10 @@ func (s *Store) load() error {
 			return err
 		}
 	}
-	used, err := s.usedSlots()
+	used, end, err := s.usedSlots()
+	if err == nil {
+		err = s.checkArena(end, len(used))
+	}
 	if err != nil {
 		return err
 	}
@@ -196,19 +200,6 @@ func (s *Store) load() error {
 	}
 	// The names of meta/ and arena must survive what is in them.
 	return disk.SyncDir(s.cfg.FS, s.cfg.Dir)
-}
-
-func (s *Store) usedSlots() ([]uint32, error) {
-	var used []uint32
-	lower, upper := []byte{residencyPrefix}, []byte{residencyPrefix + 1}
-	err := s.Scan(lower, upper, func(key, value []byte) error {
-		r, err := decodeResidency(value)
-		if err == nil {
-			used = append(used, r.slot)
-		}
-		return err
-	})
-	return used, err
 }
 
 // Position is the last applied record, and the acceptance state there.
@@ -287,13 +278,6 @@ func (s *Store) Close() error {
 		err = errors.Join(err, s.arena.close())
 	}
 	s.cache.Unref()
-	return err
-}
-
-func damage(err error) error {
-	if errors.Is(err, pebble.ErrCorruption) || errors.Is(err, pebble.ErrDBDoesNotExist) || errors.Is(err, sealfs.ErrDamaged) {
-		return fmt.Errorf("%w: %w", ErrDamaged, err)
-	}
 	return err
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -232,6 +233,32 @@ func (d *Dir) Replicas() ([]ReplicaInfo, error) {
 		}
 	}
 	return infos, nil
+}
+
+// CheckJournal refuses a directory whose journal is missing although replicas need it: whoever opens it would make an empty one.
+func (d *Dir) CheckJournal() error {
+	names, err := d.fs.List(d.JournalDir())
+	if err == nil && slices.ContainsFunc(names, func(n string) bool { return filepath.Ext(n) == ".seg" }) {
+		return nil
+	}
+	infos, err := d.Replicas()
+	if err != nil {
+		return err
+	}
+	for _, info := range infos {
+		r, err := d.OpenReplica(info.Replica)
+		if err != nil {
+			return err
+		}
+		from := r.JournalFrom()
+		if err := r.Close(); err != nil {
+			return err
+		}
+		if from > 0 {
+			return &NotOursError{d.JournalDir(), fmt.Sprintf("replica %v needs the journal from %d on, and it is missing", info.Replica, from)}
+		}
+	}
+	return nil
 }
 
 // CreateReplica makes an empty replica, durable when it returns.
