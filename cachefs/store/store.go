@@ -76,6 +76,7 @@ type Store struct {
 	cfg   Config
 	disk  *patient // where the state is
 	db    *pebble.DB
+	last  *lastStop // below Pebble
 	arena *arena
 	cache *pebble.Cache
 
@@ -121,6 +122,7 @@ func Open(cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("open metadata of %s: %w", cfg.Dir, openError(options, dir, err))
 	}
 	s.db = db
+	s.last.open()
 	if err := s.load(); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -129,7 +131,9 @@ func Open(cfg Config) (*Store, error) {
 }
 
 func (s *Store) pebbleOptions() *pebble.Options {
-	fs := disk.FS(s.disk)
+	last := &lastStop{FS: s.disk, stop: s.listFailed}
+	s.last = last
+	fs := disk.FS(last)
 	if s.cfg.Keys != nil {
 		fs = sealfs.New(fs, s.cfg.Keys, s.cfg.Rand)
 	}
@@ -144,7 +148,7 @@ func (s *Store) pebbleOptions() *pebble.Options {
 		L0StopWritesThreshold:       24,
 		MaxOpenFiles:                256,
 		ErrorIfNotExists:            s.cfg.Checkpoint.Index > 0, // else Pebble starts anew, and deletes what it does not know
-		Logger:                      quiet{s.cfg.Logger, s.disk},
+		Logger:                      quiet{s.cfg.Logger, last},
 		EventListener: &pebble.EventListener{
 			// Pebble would try again; after a failed fsync that would lie (I8).
 			BackgroundError: func(err error) { s.fail(fmt.Errorf("metadata: %w", err)) },

@@ -2,7 +2,6 @@ package replication_test
 
 import (
 	"fmt"
-	"path"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -13,13 +12,6 @@ import (
 	"github.com/remora-storage/remora/disk/faultfs"
 	"github.com/remora-storage/remora/sidecar/replication/replicationtest"
 )
-
-// survivable tells whether Pebble survives a failed call. A failed write of its MANIFEST, or a failed sync of its directory, ends the
-// process on purpose; e2e/powercut has the real thing.
-func survivable(op *faultfs.Op) bool {
-	return !strings.HasPrefix(op.Base(), "MANIFEST") && !strings.HasPrefix(op.Base(), "marker") && path.Base(path.Dir(op.Path)) != "meta" ||
-		strings.HasSuffix(op.Base(), ".sst") && op.Kind != faultfs.Remove
-}
 
 // TestFailedWrites fails one write or sync at a time, once: the replica stops and acknowledges nothing more, although the disk works
 // again; after a restart nothing acknowledged is missing, whether the cache survives or not (I8).
@@ -32,7 +24,7 @@ func TestFailedWrites(t *testing.T) {
 		var victim atomic.Pointer[faultfs.Op]
 		fs.Watch(&faultfs.Hooks{Before: func(op *faultfs.Op) error {
 			changes := op.Kind == faultfs.Write || op.Kind == faultfs.Sync || op.Kind == faultfs.SyncDir || op.Kind == faultfs.Create
-			if changes && survivable(op) && op.Call-first > int64(s*7%400) && victim.CompareAndSwap(nil, op) {
+			if changes && op.Call-first > int64(s*7%400) && victim.CompareAndSwap(nil, op) {
 				op.Part = op.Len / 3
 				return fmt.Errorf("%s: %w", op.Path, syscall.EIO)
 			}
@@ -54,6 +46,51 @@ func TestFailedWrites(t *testing.T) {
 	}
 	require.NotEmpty(t, stopped)
 	t.Logf("%d failed calls, replicas stopped by kind of call: %v", tried, stopped)
+}
+
+// listOfFiles tells a change of what Pebble finds its files by: it would end the process where one fails.
+func listOfFiles(op *faultfs.Op) bool {
+	switch op.Kind {
+	case faultfs.Read, faultfs.Open, faultfs.Remove, faultfs.Mkdir:
+		return false
+	case faultfs.SyncDir:
+		return strings.HasSuffix(op.Path, "/meta")
+	default:
+		return strings.HasPrefix(op.Base(), "MANIFEST-") || strings.HasPrefix(op.Base(), "marker.")
+	}
+}
+
+// failOnce fails the nth change of the list of files.
+func failOnce(n int, fired *atomic.Pointer[faultfs.Op]) *faultfs.Hooks {
+	var seen atomic.Int64
+	return &faultfs.Hooks{Before: func(op *faultfs.Op) error {
+		if listOfFiles(op) && seen.Add(1) == int64(n) {
+			op.Part = op.Len / 3
+			fired.Store(op)
+			return fmt.Errorf("%s: %w", op.Path, syscall.EIO)
+		}
+		return nil
+	}}
+}
+
+// TestFailedListOfFiles: a failed change of Pebble's list of files stops the replica, not the process; nothing is written after it, reads
+// go on, and after a restart everything acknowledged is there.
+func TestFailedListOfFiles(t *testing.T) {
+	kinds := map[string]int{}
+	for n := 1; n <= *seeds; n++ {
+		s := uint64(n)
+		fs := replicationtest.NewDisk(t, s)
+		h := replicationtest.NewSmallHistory(t, s, fs)
+		var fired atomic.Pointer[faultfs.Op]
+		fs.Watch(failOnce(n, &fired))
+		require.NoError(t, h.RunToFailure(400), "change %d", n)
+		op := fired.Load()
+		require.NotNil(t, op, "change %d did not come", n)
+		require.Error(t, h.Err(), "change %d: %v of %s", n, op.Kind, op.Path)
+		kinds[fmt.Sprint(op.Kind, " ", strings.TrimRight(op.Base(), "0123456789-."))]++
+		require.NoError(t, h.RestartFrom(fs, s), "change %d: %v of %s", n, op.Kind, op.Path)
+	}
+	t.Logf("%v", kinds)
 }
 
 // TestFailedReads fails reads: the reader gets an error, never other bytes, and the next read is right.
