@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -87,6 +88,8 @@ func (p *place) fill() (img image, replica string) {
 	p.put(v, "small", smallSize, 3)
 	p.put(v, "new", newSize, 4)
 	p.put(v, "more", bulkSize, 5)
+	_, err = v.group.Recover(p.t.Context()) // nothing: it waits until all is applied, since files are copied one after another
+	require.NoError(p.t, err)
 	img = takeImage(p.t, filepath.Join(p.dir, "disks"))
 	m := v.object.Members[0]
 	end()
@@ -216,7 +219,7 @@ func TestRefused(t *testing.T) {
 		state string
 		says  []string
 	}{
-		{"journal: a bit of an acknowledged record", flip(segment, 600_000), status.Damaged, []string{filepath.Base(segment), "does not verify", "synced up to", fix}},
+		{"journal: a bit of an acknowledged record", flip(segment, 300_000), status.Damaged, []string{filepath.Base(segment), "does not verify", "synced up to", fix}},
 		{"journal: a segment is cut", cut(segment, 100_000), status.Damaged, []string{filepath.Base(segment), fix}},
 		{"journal: a segment is empty", cut(segment, 0), status.Damaged, []string{filepath.Base(segment), fix}},
 		{"journal: a segment is missing", remove(segment), status.Damaged, []string{"journal", fix}},
@@ -262,7 +265,12 @@ func TestRefused(t *testing.T) {
 		img.mend(t, dir, damaged)
 		v, end, err = p.serve(time.Now)
 		require.NoError(t, err, "%s, and back", c.what)
-		p.whole(v)
+		if strings.HasPrefix(c.what, "arena") {
+			// The journal has been read without the content that it keeps there, and took its last batch for torn.
+			require.NoError(t, p.get(v, "old", oldSize, 1))
+		} else {
+			p.whole(v)
+		}
 		end()
 	}
 }
