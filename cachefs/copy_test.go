@@ -45,7 +45,7 @@ func TestCopyRange(t *testing.T) {
 		}
 		copy(model[i][off:], data)
 	}
-	for step := range 400 {
+	for step := range 150 {
 		from, to, off, toOff, n := rng.IntN(4), rng.IntN(4), offset(), offset(), 1+offset()
 		if step%3 == 0 {
 			data := bytes.Repeat([]byte{byte(1 + rng.IntN(255))}, min(n, record.ChunkSize))
@@ -115,6 +115,12 @@ func TestCopyHole(t *testing.T) {
 	data, err := fs.Seek(to, 0, SeekData)
 	require.NoError(t, err)
 	require.EqualValues(t, 4<<30, data)
+	longer := uint64(4<<30 + 10_000)
+	_, err = fs.SetAttr(&Caller{}, from, SetAttr{Size: &longer})
+	require.NoError(t, err)
+	n, err := fs.CopyRange(&Caller{}, from, 4<<30+4096, to, 4<<30+4096, 1<<40)
+	require.NoError(t, err)
+	require.EqualValues(t, 10_000-4096, n, "a hole at the end")
 	for i, copies := range []func() (int, error){
 		func() (int, error) { return fs.CopyRange(&Caller{UID: 1}, from, 0, to, 0, 1) },
 		func() (int, error) { return fs.CopyRange(&Caller{UID: 1}, from, 4<<30, to, 0, 1) },
@@ -136,7 +142,7 @@ func TestCopyHole(t *testing.T) {
 	require.ErrorIs(t, err, syscall.EISDIR)
 	_, err = fs.CopyRange(&Caller{}, from, 0, to, MaxFileSize, 1)
 	require.ErrorIs(t, err, syscall.EFBIG)
-	n, err := fs.CopyRange(&Caller{}, from, MaxFileSize, to, 0, 1)
+	n, err = fs.CopyRange(&Caller{}, from, MaxFileSize, to, 0, 1)
 	require.NoError(t, err)
 	require.Zero(t, n)
 }
