@@ -50,7 +50,7 @@ type Group struct {
 	recovered  []item
 	commit     telemetry.SpanRef             // the newest group commit
 	appending  journal.LSN                   // a payload is being written at or behind it; 0 if none is
-	placed     map[record.BlobID]journal.LSN // frames that name content in the arena and may lack a durable witness; see guard
+	placed     map[record.BlobID]journal.LSN // ends of frames that name content in the arena and may lack a durable witness; see guard
 	noSpace    error                         // why the last bind was taken back
 	failed     error
 	closing    bool
@@ -247,7 +247,7 @@ func (g *Group) Append(r *record.Record, span telemetry.SpanRef) error {
 	g.mu.Lock()
 	g.appending = from
 	g.mu.Unlock()
-	placed, err := g.write(r, from)
+	placed, err := g.write(r)
 	g.mu.Lock()
 	g.appending = 0
 	if err != nil {

@@ -24,9 +24,9 @@ import (
 //  4. So nobody may change that content before its frame has a durable witness: guard makes one, where the usual commits have not.
 
 // write writes a record's payload frame, and before it the content that goes into the arena.
-func (g *Group) write(r *record.Record, from journal.LSN) ([]store.Placement, error) {
+func (g *Group) write(r *record.Record) ([]store.Placement, error) {
 	key := g.key()
-	placed, frames, err := g.place(r, from)
+	placed, frames, err := g.place(r)
 	if err != nil {
 		return nil, err
 	}
@@ -42,9 +42,14 @@ func (g *Group) write(r *record.Record, from journal.LSN) ([]store.Placement, er
 			parts = append(parts, r.Ops[i].Data)
 		}
 	}
-	_, err = g.disk.journal.Append(p.Kind(), uint64(key.group), uint64(key.replica), parts...)
+	end, err := g.disk.journal.Append(p.Kind(), uint64(key.group), uint64(key.replica), parts...)
 	if errors.Is(err, journal.ErrNoSpace) {
 		return nil, noSpace(err)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, p := range placed {
+		g.placed[r.Ops[p.Op].Blob] = end
 	}
 	return placed, err
 }
@@ -58,8 +63,8 @@ func isPlaced(placed []store.Placement, op int) bool {
 	return false
 }
 
-// place puts large new content into the arena. Its frame will start at or behind from.
-func (g *Group) place(r *record.Record, from journal.LSN) (placed []store.Placement, frames []journal.Placement, err error) {
+// place puts large new content into the arena.
+func (g *Group) place(r *record.Record) (placed []store.Placement, frames []journal.Placement, err error) {
 	for i := range r.Ops {
 		o := &r.Ops[i]
 		if most := g.disk.cfg.PlaceBytes; !o.Fresh || most < 0 || int64(len(o.Data)) < most {
@@ -67,7 +72,6 @@ func (g *Group) place(r *record.Record, from journal.LSN) (placed []store.Placem
 		}
 		g.mu.Lock()
 		g.unsynced = true
-		g.placed[o.Blob] = from
 		g.mu.Unlock()
 		slot, err := g.store.Place(o)
 		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
@@ -125,8 +129,8 @@ func (g *Group) guard(records []item) error {
 	witness := g.disk.journal.Witness()
 	due := false
 	g.mu.Lock()
-	for blob, lsn := range g.placed {
-		if lsn < witness {
+	for blob, end := range g.placed {
+		if end <= witness {
 			delete(g.placed, blob)
 		}
 	}
