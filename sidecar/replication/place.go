@@ -17,7 +17,7 @@ import (
 	"github.com/remora-storage/remora/sidecar/replication/journal"
 )
 
-// Large content is written once (DESIGN 6, docs/decisions/0007): into a slot of the arena, which the journal's frame names. What makes that safe:
+// Large content is written once (DESIGN 6, docs/decisions/0009): into a slot of the arena, which the journal's frame names. What makes that safe:
 //  1. The blocks are fresh: nothing durable refers to them, whatever becomes of the record.
 //  2. Disk.sync syncs the arena before the journal, and the frame counts as synced only then (Journal.SyncTo).
 //  3. Recovery reads the content of frames that no witness covers, and ends the log at the first that is not what was written (arenas).
