@@ -97,7 +97,7 @@ powercut: ## cut the power of ext4 IMAGES times and of XFS a fifth of that, shut
 realwork: ## Linux and PostgreSQL untarred, built, diffed, in git and rsync on a volume, PostgreSQL's own tests, an LSM tree (WORK=TestTrees)
 	@scripts/need realwork
 	go vet -tags realwork ./e2e
-	go test -tags realwork ./e2e -run '^($(WORK))$$' -v -count=1 -timeout 4h -args -lsm=20000 \
+	go test -tags realwork ./e2e -run '^($(WORK))$$' -v -count=1 -timeout 4h -args -lsm=5000 \
 		-linux="$$(ls /usr/src/linux-source-*.tar.xz | tail -n 1)" -postgres="$$(scripts/sources postgresql-$$(ls /usr/lib/postgresql | sort -V | tail -n 1) .cache/sources)"
 
 fuzz: ## every fuzz target for FUZZTIME each
