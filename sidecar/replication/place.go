@@ -70,10 +70,11 @@ func (g *Group) place(r *record.Record) (placed []store.Placement, frames []jour
 		if most := g.disk.cfg.PlaceBytes; !o.Fresh || most < 0 || int64(len(o.Data)) < most {
 			continue
 		}
+		slot, err := g.store.Place(o)
+		// Not before Place: a sync that comes between would take the mark and not the content. And not after the frame.
 		g.mu.Lock()
 		g.unsynced = true
 		g.mu.Unlock()
-		slot, err := g.store.Place(o)
 		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 			return nil, nil, noSpace(err)
 		}
