@@ -13,8 +13,10 @@ const (
 )
 
 // ReadDir calls visit for the entries behind a cookie (0: from the start) until it returns false. Entries are listed in the order in
-// which they were made, by durable cookies that are never given twice: an entry that is there during the whole listing is seen
-// exactly once, whatever comes and goes meanwhile, and also across a change of the process. visit must not call into fs.
+// which they were made, by durable cookies that are never given twice: a name that is there during the whole listing is seen
+// exactly once, whatever comes and goes meanwhile, and also across a change of the process. A rename within the directory keeps the
+// cookie, and one over another name takes that name's, so a listing ends although all that it shows is renamed. visit must not call
+// into fs.
 func (fs *FS) ReadDir(ino meta.Ino, after uint64, visit func(meta.CookieEntry) bool) error {
 	fs.mu.RLock()
 	defer fs.mu.RUnlock()

@@ -80,8 +80,13 @@ func (fs *FS) directory(ino meta.Ino) (meta.Inode, error) {
 
 // link puts a name into a directory: dir is changed, and set by the caller.
 func (c *change) link(parent meta.Ino, dir *meta.Inode, name string, ino meta.Ino, mode uint32) {
-	d := meta.Dirent{Ino: ino, Type: uint8(mode >> 12 & 15), Cookie: c.counters.NextCookie}
+	c.linkAt(parent, dir, name, ino, mode, c.counters.NextCookie)
 	c.counters.NextCookie++
+}
+
+// linkAt is link with a place in the listing, which must be free.
+func (c *change) linkAt(parent meta.Ino, dir *meta.Inode, name string, ino meta.Ino, mode uint32, cookie uint64) {
+	d := meta.Dirent{Ino: ino, Type: uint8(mode >> 12 & 15), Cookie: cookie}
 	c.set(meta.DirentKey(parent, name), d.Append(make([]byte, 0, 17)))
 	e := meta.CookieEntry{Ino: ino, Type: d.Type, Name: name}
 	c.set(meta.CookieKey(parent, d.Cookie), e.AppendValue(make([]byte, 0, 9+len(name))))

@@ -114,7 +114,14 @@ func (c *change) replace(ds dirs, from, to *place) error {
 		c.dropLink(to.d.Ino, &to.in, ds[to.parent])
 	}
 	c.unlink(from.parent, ds[from.parent], from.name, from.d)
-	c.link(to.parent, ds[to.parent], to.name, from.d.Ino, from.in.Mode)
+	switch {
+	case to.exists: // the name was there all the time: whoever lists the directory sees it once
+		c.linkAt(to.parent, ds[to.parent], to.name, from.d.Ino, from.in.Mode, to.d.Cookie)
+	case to.parent == from.parent: // at a new place, a listing that renames what it shows would never end
+		c.linkAt(to.parent, ds[to.parent], to.name, from.d.Ino, from.in.Mode, from.d.Cookie)
+	default:
+		c.link(to.parent, ds[to.parent], to.name, from.d.Ino, from.in.Mode)
+	}
 	c.moved(ds, from, to.parent)
 	return nil
 }
@@ -122,8 +129,8 @@ func (c *change) replace(ds dirs, from, to *place) error {
 func (c *change) exchange(ds dirs, a, b *place) {
 	c.unlink(a.parent, ds[a.parent], a.name, a.d)
 	c.unlink(b.parent, ds[b.parent], b.name, b.d)
-	c.link(b.parent, ds[b.parent], b.name, a.d.Ino, a.in.Mode)
-	c.link(a.parent, ds[a.parent], a.name, b.d.Ino, b.in.Mode)
+	c.linkAt(b.parent, ds[b.parent], b.name, a.d.Ino, a.in.Mode, b.d.Cookie)
+	c.linkAt(a.parent, ds[a.parent], a.name, b.d.Ino, b.in.Mode, a.d.Cookie)
 	c.moved(ds, a, b.parent)
 	c.moved(ds, b, a.parent)
 }
