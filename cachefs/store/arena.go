@@ -160,11 +160,17 @@ func (a *arena) place(slot, block uint32, data []byte) error {
 	if err := a.clean(a.direct, slot); err != nil {
 		return err
 	}
-	if _, err := a.direct.WriteAt(data, offset(slot, block)); err != nil {
-		return fmt.Errorf("write arena slot %d block %d: %w", slot, block, err)
+	for done := 0; done < len(data); done += placeBytes {
+		if _, err := a.direct.WriteAt(data[done:min(len(data), done+placeBytes)], offset(slot, block)+int64(done)); err != nil {
+			return fmt.Errorf("write arena slot %d block %d: %w", slot, block, err)
+		}
 	}
 	return nil
 }
+
+// placeBytes is what one call writes. The kernel caches it as one folio, and ext4 (Linux 6.18) walks over all blocks of a folio for each
+// 4 KiB that are written into it later: 13 us with folios of 1 MiB, 2 with these.
+const placeBytes = 32 << 10
 
 // take returns what was freed at or below a checkpoint.
 func (a *arena) take(checkpoint record.Index) (due []freed) {
