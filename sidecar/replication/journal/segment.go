@@ -18,7 +18,7 @@ const (
 	segmentVersion  = 1
 	// minSegmentBytes leaves room for a frame beside the two header pages. It is small for tests' sake.
 	minSegmentBytes = 64 << 10
-	zeroFillBytes   = 1 << 20
+	zeroFillBytes   = 32 << 10 // and so the folios of the page cache stay small: see placeBytes of cachefs/store
 )
 
 const (
