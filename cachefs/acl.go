@@ -45,7 +45,7 @@ func (c *change) putACL(ino meta.Ino, in *meta.Inode, name string, value []byte,
 			return syscall.EACCES
 		}
 		c.set(meta.XattrKey(ino, name), append([]byte{}, value...))
-		in.Flags |= meta.FlagDefaultACL
+		in.Flags = in.Flags&^meta.FlagPlain | meta.FlagDefaultACL
 		return nil
 	}
 	c.setAccessACL(ino, in, a)
@@ -63,7 +63,7 @@ func (c *change) setAccessACL(ino meta.Ino, in *meta.Inode, a meta.ACL) {
 	switch {
 	case extended:
 		c.set(key, a.Append(nil))
-		in.Flags |= meta.FlagAccessACL
+		in.Flags = in.Flags&^meta.FlagPlain | meta.FlagAccessACL
 	case in.Flags&meta.FlagAccessACL != 0:
 		c.delete(key)
 		in.Flags &^= meta.FlagAccessACL
@@ -98,7 +98,7 @@ func (c *change) inheritACL(parent meta.Ino, dir *meta.Inode, ino meta.Ino, in *
 	c.setAccessACL(ino, in, a.Inherit(in.Mode))
 	if in.Mode&syscall.S_IFMT == syscall.S_IFDIR {
 		c.set(meta.XattrKey(ino, meta.XattrDefaultACL), a.Append(nil))
-		in.Flags |= meta.FlagDefaultACL
+		in.Flags = in.Flags&^meta.FlagPlain | meta.FlagDefaultACL
 	}
 	return nil
 }

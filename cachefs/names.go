@@ -187,7 +187,7 @@ func (c *change) newInode(parent meta.Ino, dir *meta.Inode, n Node) (meta.Ino, m
 	if err != nil {
 		return 0, meta.Inode{}, err
 	}
-	in := meta.Inode{Mode: n.Mode, UID: c.caller.UID, GID: c.caller.GID, Nlink: 1, Rdev: n.Rdev,
+	in := meta.Inode{Mode: n.Mode, UID: c.caller.UID, GID: c.caller.GID, Nlink: 1, Rdev: n.Rdev, Flags: meta.FlagPlain,
 		Atime: c.now, Mtime: c.now, Ctime: c.now, Btime: c.now}
 	if dir.Mode&syscall.S_ISGID != 0 {
 		in.GID = dir.GID

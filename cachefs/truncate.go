@@ -168,6 +168,9 @@ func (c *change) punchBlocks(id chunkID, ch *meta.Chunk, in *meta.Inode, first, 
 
 // freeChunks frees the chunks from the given one on, as many as one record may.
 func (c *change) freeChunks(ino meta.Ino, in *meta.Inode, from uint64) (more bool, err error) {
+	if in.Blocks == 0 {
+		return false, nil
+	}
 	lower, upper := meta.ChunkKey(ino, from), meta.ChunkKey(ino+1, 0)
 	n := 0
 	err = c.fs.scan(lower, upper, func(key, value []byte) (bool, error) {
@@ -242,11 +245,14 @@ func (c *change) removeInode(ino meta.Ino, in *meta.Inode) error {
 		}
 		c.delete(meta.InlineKey(ino))
 	}
-	lower, upper := meta.XattrRange(ino)
-	err := c.fs.scan(lower, upper, func(key, _ []byte) (bool, error) {
-		c.delete(append([]byte{}, key...))
-		return true, nil
-	})
+	var err error
+	if in.Flags&meta.FlagPlain == 0 {
+		lower, upper := meta.XattrRange(ino)
+		err = c.fs.scan(lower, upper, func(key, _ []byte) (bool, error) {
+			c.delete(append([]byte{}, key...))
+			return true, nil
+		})
+	}
 	c.delete(meta.OrphanKey(ino))
 	c.deleteInode(ino)
 	return err

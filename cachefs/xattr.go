@@ -32,12 +32,18 @@ const xattrSELinux = "security.selinux"
 func (fs *FS) GetXattr(ino meta.Ino, name string) ([]byte, error) {
 	fs.mu.RLock()
 	defer fs.mu.RUnlock()
-	if isACL(name) { // asked for at the first check of every file that is not the caller's own
-		if in, err := fs.inode(ino); err != nil || in.Flags&aclFlag(name) == 0 {
-			return nil, cmp.Or(err, error(syscall.ENODATA))
-		}
+	in, err := fs.inode(ino)
+	if err != nil {
+		return nil, err
 	}
-	b, ok, err := fs.get(meta.XattrKey(ino, name))
+	if isACL(name) && in.Flags&aclFlag(name) == 0 { // asked for at the first check of every file that is not the caller's own
+		return nil, syscall.ENODATA
+	}
+	var b []byte
+	ok := false
+	if in.Flags&meta.FlagPlain == 0 { // security.capability is asked for at the first write to every file
+		b, ok, err = fs.get(meta.XattrKey(ino, name))
+	}
 	if err == nil && !ok {
 		err = cmp.Or(badXattr(name), error(syscall.ENODATA))
 		if name == xattrSELinux {
@@ -51,9 +57,13 @@ func (fs *FS) GetXattr(ino meta.Ino, name string) ([]byte, error) {
 func (fs *FS) ListXattr(ino meta.Ino) ([]string, error) {
 	fs.mu.RLock()
 	defer fs.mu.RUnlock()
+	in, err := fs.inode(ino)
+	if err != nil || in.Flags&meta.FlagPlain != 0 {
+		return nil, err
+	}
 	var names []string
 	lower, upper := meta.XattrRange(ino)
-	err := fs.scan(lower, upper, func(key, _ []byte) (bool, error) {
+	err = fs.scan(lower, upper, func(key, _ []byte) (bool, error) {
 		names = append(names, meta.XattrName(key))
 		return true, nil
 	})
@@ -107,6 +117,7 @@ func (fs *FS) SetXattr(caller *Caller, ino meta.Ino, name string, value []byte, 
 	}
 	c := fs.begin(caller)
 	if !isACL(name) {
+		in.Flags &^= meta.FlagPlain
 		c.set(key, append([]byte{}, value...))
 	} else if err := c.putACL(ino, &in, name, value, flags&XattrKillSgid != 0); err != nil {
 		return err

@@ -21,6 +21,7 @@ const (
 	FlagInline     = 1 << 0 // content is in InlineKey, not in chunks
 	FlagAccessACL  = 1 << 1 // has the extended attribute XattrAccessACL
 	FlagDefaultACL = 1 << 2 // has the extended attribute XattrDefaultACL
+	FlagPlain      = 1 << 3 // never had an extended attribute: nobody needs to look for one
 )
 
 // Inode is what stat shows, and how the content is kept.

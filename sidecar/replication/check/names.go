@@ -28,6 +28,7 @@ type inode struct {
 	inlineSize int
 	found      uint64 // blocks of its chunks
 	orphan     meta.OrphanKind
+	plain      bool // says that it has no extended attribute
 }
 
 const aclFlags = meta.FlagAccessACL | meta.FlagDefaultACL
@@ -43,9 +44,9 @@ func (c *content) inode(ino meta.Ino, value []byte) error {
 		return err
 	}
 	c.inodes[ino] = &inode{mode: in.Mode, nlink: in.Nlink, inlined: in.Flags&meta.FlagInline != 0, size: in.Size, blocks: in.Blocks, parent: in.Parent,
-		acls: in.Flags & aclFlags}
+		acls: in.Flags & aclFlags, plain: in.Flags&meta.FlagPlain != 0}
 	c.lastIno = max(c.lastIno, ino)
-	if in.Flags&^(meta.FlagInline|aclFlags) != 0 {
+	if in.Flags&^(meta.FlagInline|meta.FlagPlain|aclFlags) != 0 {
 		return fmt.Errorf("unknown flags %#x", in.Flags)
 	}
 	return nil
@@ -160,6 +161,9 @@ func (c *content) xattr(k meta.Key, value []byte) error {
 	in := c.inodes[k.Ino]
 	if in == nil {
 		return errors.New("belongs to an inode that does not exist")
+	}
+	if in.plain {
+		return errors.New("is an attribute, and the inode says that it never had one: it cannot be seen")
 	}
 	switch k.Name {
 	case meta.XattrAccessACL:
