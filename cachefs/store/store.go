@@ -38,7 +38,7 @@ type Config struct {
 	Checkpoint Checkpoint
 	Keys       *seal.Keys // nil: sealing is off
 	Rand       io.Reader  // salts of sealed files; needed with Keys
-	CacheBytes int64      // of Pebble's block cache; 0 means 24 MiB
+	CacheBytes int64      // of Pebble's block cache; 0 means 20 MiB
 	BlobCache  int        // blobs whose seals are in memory; 0 means 1024 (at most 14 KiB each)
 	// MemTableBytes of metadata are kept in memory before Pebble writes them by itself; 0 means 4 MiB.
 	MemTableBytes uint64
@@ -102,7 +102,7 @@ var answersKey = []byte{meta.LocalPrefix, 1}
 // Open opens or makes the store in cfg.Dir. The caller then applies the log from cfg.Checkpoint on, and calls EndReplay.
 func Open(cfg Config) (*Store, error) {
 	if cfg.CacheBytes == 0 {
-		cfg.CacheBytes = 24 << 20
+		cfg.CacheBytes = 20 << 20
 	}
 	if cfg.MemTableBytes == 0 {
 		cfg.MemTableBytes = 4 << 20
