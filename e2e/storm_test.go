@@ -188,11 +188,11 @@ func parseRestarts(t *testing.T, all [][]string) []restart {
 	return found
 }
 
-// pauses says how long the probe waited at worst: over a restart, how much of that the restart does not explain, and, to compare,
-// without any restart.
+// pauses says how long the probe waited at worst: over a restart, how much of that the restart does not explain (how long before it began
+// the call was waiting already, and how long it took when somebody served again), and, to compare, without any restart.
 func (s *storm) pauses(restarts []restart) string {
 	s.t.Helper()
-	var longest, beyond, without, away, dying time.Duration
+	var longest, beyond, before, after, without, away, dying time.Duration
 	for _, r := range restarts {
 		away, dying = max(away, r.away+r.dying), max(dying, r.dying)
 	}
@@ -212,14 +212,19 @@ func (s *storm) pauses(restarts []restart) string {
 			continue
 		}
 		longest, beyond = max(longest, took2), max(beyond, took2-explained)
+		for _, r := range restarts {
+			if end := began.Add(took2); r.until.After(began) && r.from().Before(end) {
+				before, after = max(before, r.from().Sub(began)), max(after, end.Sub(r.until))
+			}
+		}
 		if took2-explained > 300*time.Millisecond {
 			s.t.Logf("at %s a call took %v, %v beyond the restart", began.UTC().Format("15:04:05.000"), took2, took2-explained)
 		}
 	}
 	ms := func(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
 	out := s.probe.out.String()
-	return fmt.Sprintf("%d restarts: longest pause %v, longest restart %v (longest end of a killed process %v), longest pause beyond its restart %v; calls without a restart: "+
-		"median %v, 99%% of all below %v, longest %v", len(restarts), ms(longest), ms(away), ms(dying), ms(beyond),
+	return fmt.Sprintf("%d restarts: longest pause %v, longest restart %v (longest end of a killed process %v), longest pause beyond its restart %v (longest before one %v, after one %v); calls without a restart: "+
+		"median %v, 99%% of all below %v, longest %v", len(restarts), ms(longest), ms(away), ms(dying), ms(beyond), ms(before), ms(after),
 		time.Duration(number(s.t, out, "median ")).Round(time.Microsecond), ms(time.Duration(number(s.t, out, "p99 "))), ms(without))
 }
 
