@@ -16,6 +16,8 @@ type arena struct {
 	direct disk.File // the same, for whoever does not wait when the disk is full
 	freed  []freed
 
+	cleaning sync.Mutex // held while a slot is punched before its first use: nobody may write to it meanwhile; above mu
+
 	mu      sync.Mutex      // not held over disk I/O
 	next    uint32          // first slot that was never given out
 	free    []uint32        // to be given out again
@@ -143,8 +145,10 @@ func (a *arena) replaying() bool {
 	return a.fresh
 }
 
-// clean punches a slot that may hold what an earlier process left; see write.
+// clean punches a slot that may hold what an earlier process left; see write. Place and Apply may come to a slot at the same time.
 func (a *arena) clean(f disk.File, slot uint32) error {
+	a.cleaning.Lock()
+	defer a.cleaning.Unlock()
 	a.mu.Lock()
 	unclean := a.unclean[slot]
 	delete(a.unclean, slot)
