@@ -128,14 +128,13 @@ func (g *Group) syncPlaced() error {
 // comes sooner, or something else is about to change the arena (records nil), guard writes one.
 func (g *Group) guard(records []item) error {
 	witness := g.disk.journal.Witness()
-	due := false
 	g.mu.Lock()
 	for blob, end := range g.placed {
 		if end <= witness {
 			delete(g.placed, blob)
 		}
 	}
-	due = records == nil && len(g.placed) > 0
+	due := records == nil && len(g.placed) > 0
 	for i := range records {
 		for k := range records[i].rec.Ops {
 			_, young := g.placed[records[i].rec.Ops[k].Blob]
