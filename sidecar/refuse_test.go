@@ -107,18 +107,31 @@ func (p *place) whole(v *volume) {
 // image is every file below a directory.
 type image map[string][]byte
 
+// takeImage waits out the journal's own housekeeping: a segment that is renamed while files are copied one after another would be missing, or half there.
 func takeImage(t *testing.T, dir string) image {
+	for try := 0; ; try++ {
+		img, err := copyFiles(dir)
+		if err == nil {
+			return img
+		}
+		require.ErrorIs(t, err, fs.ErrNotExist)
+		require.Less(t, try, 100, "files of %s keep vanishing", dir)
+	}
+}
+
+func copyFiles(dir string) (image, error) {
 	img := image{}
-	require.NoError(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	return img, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
 		rel, err := filepath.Rel(dir, path)
-		require.NoError(t, err)
+		if err != nil {
+			return err
+		}
 		img[rel], err = os.ReadFile(path)
 		return err
-	}))
-	return img
+	})
 }
 
 func (i image) put(t *testing.T, dir string) {
