@@ -54,6 +54,7 @@ dev: ## run an annotated StatefulSet on this machine, no Kubernetes (DIR=, F=); 
 test: ## all tests that this machine can run, with the race detector (PKG=, RUN=)
 	@scripts/need test
 	@$(MAKE) build
+	@[ '$(PKG)' != ./... ] || go run ./e2e/cluster/binaries/build kube-apiserver >/dev/null # minutes, once: not in a test's time
 	go tool gotestsum --format pkgname --format-hide-empty-pkg --jsonfile bin/test.json -- \
 		-race -timeout $(TESTTIME) $(RUN) $(PKG)
 	@go run ./e2e/skips bin/test.json
