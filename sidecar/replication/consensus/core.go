@@ -1,0 +1,360 @@
+package consensus
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"go.etcd.io/raft/v3"
+	pb "go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/remora-storage/remora/cachefs/record"
+)
+
+// The clock of a group, in ticks. The driver decides how long one is.
+const (
+	HeartbeatTicks = 2
+	ElectionTicks  = 10 // an election begins after 10 to 19 ticks without a leader
+	resendTicks    = 10 // without progress, after which the owner proposes again
+)
+
+// Config of a Core: what this replica had when it stopped.
+type Config struct {
+	ID         uint64 // of this replica
+	Index      uint64 // of the checkpoint: the log begins behind it
+	Term       uint64 // of that index
+	Acceptance record.Acceptance
+	Members    *pb.ConfState // at that index
+	Hard       HardState
+	Entries    []*pb.Entry // behind the checkpoint, without a gap
+	Logger     *slog.Logger
+}
+
+// HardState is what must be durable before any answer: Raft's own.
+type HardState struct{ Term, Vote, Commit uint64 }
+
+// Core is one replica's part in its group.
+type Core struct {
+	id  uint64
+	raw *raft.RawNode
+	log memory
+
+	acceptance record.Acceptance // of what came out of Ready as committed
+	delivered  uint64            // the newest index of that
+	members    []membership      // at and behind the start of the log, ascending
+	leader     uint64
+	term       uint64
+	leads      bool
+
+	tail     record.Acceptance // where this replica leads: of its whole log
+	tailTerm uint64            // for which term tail holds; 0: not known
+
+	stream  stream
+	waiting []Message // Propose messages that nobody has looked at yet
+	out     []Message
+	ticks   uint64
+	failed  error
+}
+
+// membership is who the members are from an index on.
+type membership struct {
+	index uint64
+	conf  *pb.ConfState
+}
+
+// New starts a replica. It is a follower until Raft says otherwise.
+func New(cfg Config) (*Core, error) {
+	c := &Core{id: cfg.ID, acceptance: cfg.Acceptance, delivered: cfg.Index, members: []membership{{cfg.Index, cfg.Members}}}
+	c.log = memory{initial: cfg.Members, base: cfg.Index, term: cfg.Term, entries: cfg.Entries, snapshot: c.snapshot}
+	hard := cfg.Hard
+	hard.Commit = min(max(hard.Commit, cfg.Index), c.log.last())
+	c.log.hard = &pb.HardState{Term: proto.Uint64(hard.Term), Vote: proto.Uint64(hard.Vote), Commit: proto.Uint64(hard.Commit)}
+	raw, err := raft.NewRawNode(&raft.Config{
+		ID: cfg.ID, ElectionTick: ElectionTicks, HeartbeatTick: HeartbeatTicks, Storage: &c.log, Applied: cfg.Index,
+		AsyncStorageWrites: true, MaxSizePerMsg: 16 << 10, MaxCommittedSizePerReady: 1 << 20, MaxInflightMsgs: 256,
+		CheckQuorum: true, PreVote: true, DisableProposalForwarding: true, StepDownOnRemoval: true, Logger: logger{cfg.Logger},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("raft: %w", err)
+	}
+	c.raw, c.term = raw, hard.Term
+	return c, nil
+}
+
+// Tick is called at equal distances in time.
+func (c *Core) Tick() {
+	c.ticks++
+	c.raw.Tick()
+	c.stream.tick(c)
+}
+
+// Campaign asks to lead now: for a group that was just started, whose owner is here.
+func (c *Core) Campaign() { _ = c.raw.Campaign() }
+
+// Transfer asks the leader, if this is it, to hand over to another voter.
+func (c *Core) Transfer(to uint64) { c.raw.TransferLeader(to) }
+
+// Change proposes another set of members. Only a leader can.
+func (c *Core) Change(changes []*pb.ConfChangeSingle) error {
+	return c.raw.ProposeConfChange(&pb.ConfChangeV2{Changes: changes})
+}
+
+// Unreachable says that a message to a peer was lost.
+func (c *Core) Unreachable(peer uint64) { c.raw.ReportUnreachable(peer) }
+
+// SnapshotDone says how the catching up of a peer went that Raft asked for.
+func (c *Core) SnapshotDone(peer uint64, ok bool) {
+	status := raft.SnapshotFinish
+	if !ok {
+		status = raft.SnapshotFailure
+	}
+	c.raw.ReportSnapshot(peer, status)
+}
+
+// Step takes a message from a peer. Errors are of messages that mean nothing here any more.
+func (c *Core) Step(m Message) error {
+	switch {
+	case m.Raft != nil:
+		if t := m.Raft.GetType(); raft.IsLocalMsg(t) || t == pb.MsgProp {
+			return fmt.Errorf("a %s never comes from a peer", t)
+		}
+		return c.raw.Step(m.Raft)
+	case m.Propose != nil:
+		c.waiting = append(c.waiting, m) // until all of the log is known: Ready
+		return nil
+	case m.Ack != nil:
+		c.stream.acked(m.From, *m.Ack, c)
+		return nil
+	}
+	return errors.New("an empty message")
+}
+
+// Write is what must become durable, in the order in which Ready gives it.
+type Write struct {
+	Entries   []*pb.Entry
+	Hard      *HardState // nil: as it was
+	Restored  bool       // the log begins anew at Start: bindings behind it are void
+	Start     uint64
+	responses []*pb.Message
+	// Urgent is false if nobody waits for it.
+	Urgent bool
+}
+
+// Committed is an entry that the group has committed and this replica has made durable.
+type Committed struct {
+	Index, Term uint64
+	Record      bool // else an entry of Raft's own
+	Kind        record.Kind
+	Name        record.Name
+	Accepted    bool
+}
+
+// Output is what there is to do.
+type Output struct {
+	Writes    []Write
+	Messages  []Message // may be sent before the writes are durable
+	Committed []Committed
+}
+
+// Ready returns what there is to do. Nothing may be lost of it; the writes go to the journal in order.
+func (c *Core) Ready() (out Output, err error) {
+	if c.failed != nil {
+		return out, c.failed
+	}
+	for {
+		for c.raw.HasReady() && c.failed == nil {
+			c.take(&out)
+		}
+		if c.failed != nil {
+			return out, c.failed
+		}
+		c.answerProposals()
+		c.flush()
+		if !c.raw.HasReady() {
+			break
+		}
+	}
+	out.Messages = append(out.Messages, c.out...)
+	c.out = nil
+	return out, nil
+}
+
+func (c *Core) take(out *Output) {
+	rd := c.raw.Ready()
+	if rd.SoftState != nil {
+		c.leader, c.leads = rd.SoftState.Lead, rd.SoftState.RaftState == raft.StateLeader
+		c.stream.next = 0 // to the new leader, everything
+	}
+	for _, m := range rd.Messages {
+		switch m.GetTo() {
+		case raft.LocalAppendThread:
+			c.write(m, out)
+		case raft.LocalApplyThread:
+			c.commit(m, out)
+		default:
+			out.Messages = append(out.Messages, Message{To: m.GetTo(), From: c.id, Raft: m})
+		}
+	}
+}
+
+func (c *Core) write(m *pb.Message, out *Output) {
+	w := Write{Entries: m.GetEntries(), responses: m.GetResponses(), Urgent: len(m.GetResponses()) > 0}
+	if m.Term != nil {
+		h := HardState{m.GetTerm(), m.GetVote(), m.GetCommit()}
+		if h.Term != c.log.hard.GetTerm() || h.Vote != c.log.hard.GetVote() || len(w.Entries) > 0 {
+			w.Hard = &h
+		}
+		c.term = h.Term
+		c.log.hard = &pb.HardState{Term: m.Term, Vote: m.Vote, Commit: m.Commit}
+	}
+	if s := m.GetSnapshot(); s != nil && !raft.IsEmptySnap(s) {
+		at := s.GetMetadata()
+		c.log.restore(at.GetIndex(), at.GetTerm())
+		c.members = []membership{{at.GetIndex(), at.GetConfState()}}
+		c.delivered = at.GetIndex()
+		w.Restored, w.Start = true, at.GetIndex()
+	}
+	if err := c.log.append(w.Entries); err != nil {
+		c.failed = err
+		return
+	}
+	out.Writes = append(out.Writes, w)
+}
+
+// Wrote says that a write is durable, and returns what may be sent now.
+func (c *Core) Wrote(w Write) []Message {
+	var send []Message
+	for _, m := range w.responses {
+		if m.GetTo() == c.id {
+			_ = c.raw.Step(m) // of a term that is over: means nothing any more
+		} else {
+			send = append(send, Message{To: m.GetTo(), From: c.id, Raft: m})
+		}
+	}
+	return send
+}
+
+func (c *Core) commit(m *pb.Message, out *Output) {
+	for _, e := range m.GetEntries() {
+		done := Committed{Index: e.GetIndex(), Term: e.GetTerm()}
+		if err := c.commitOne(e, &done); err != nil {
+			c.failed = fmt.Errorf("entry %d: %w", e.GetIndex(), err)
+			return
+		}
+		c.delivered = done.Index
+		out.Committed = append(out.Committed, done)
+	}
+	for _, r := range m.GetResponses() {
+		_ = c.raw.Step(r)
+	}
+	if c.stream.accepted(c.acceptance) {
+		c.stream.moved = c.ticks
+	}
+}
+
+func (c *Core) commitOne(e *pb.Entry, done *Committed) error {
+	switch e.GetType() {
+	case pb.EntryConfChange, pb.EntryConfChangeV2:
+		change, err := confChange(e)
+		if err != nil {
+			return err
+		}
+		c.members = append(c.members, membership{e.GetIndex(), c.raw.ApplyConfChange(change)})
+		return nil
+	}
+	if len(e.GetData()) == 0 {
+		return nil // of a new leader
+	}
+	kind, name, err := DecodeName(e.GetData())
+	if err != nil {
+		return err
+	}
+	done.Record, done.Kind, done.Name = true, kind, name
+	done.Accepted = c.acceptance.Step(kind, name)
+	return nil
+}
+
+func confChange(e *pb.Entry) (pb.ConfChangeI, error) {
+	if e.GetType() == pb.EntryConfChange {
+		var cc pb.ConfChange
+		return &cc, proto.Unmarshal(e.GetData(), &cc)
+	}
+	var cc pb.ConfChangeV2
+	return &cc, proto.Unmarshal(e.GetData(), &cc)
+}
+
+// snapshot is what Raft tells a peer that lags behind the start of this log; the driver sends the content (Restore).
+func (c *Core) snapshot() *pb.Snapshot {
+	at := c.membersAt(c.delivered)
+	term, _ := c.log.Term(c.delivered)
+	return &pb.Snapshot{Metadata: &pb.SnapshotMetadata{Index: proto.Uint64(c.delivered), Term: proto.Uint64(term), ConfState: at}}
+}
+
+func (c *Core) membersAt(index uint64) *pb.ConfState {
+	conf := c.members[0].conf
+	for _, m := range c.members {
+		if m.index <= index {
+			conf = m.conf
+		}
+	}
+	return conf
+}
+
+// At returns the term of an index that this replica has applied, and the members there.
+func (c *Core) At(index uint64) (term uint64, members *pb.ConfState, err error) {
+	term, err = c.log.Term(index)
+	return term, c.membersAt(index), err
+}
+
+// Restore says that the driver has installed a peer's state as it was at an index, because a MsgSnap said that the log does not reach back.
+func (c *Core) Restore(snap *pb.Message, index, term uint64, members *pb.ConfState, a record.Acceptance) error {
+	if index < c.delivered {
+		return nil
+	}
+	meta := &pb.SnapshotMetadata{Index: proto.Uint64(index), Term: proto.Uint64(term), ConfState: members}
+	m := &pb.Message{Type: pb.MsgSnap.Enum(), To: proto.Uint64(c.id), From: proto.Uint64(snap.GetFrom()), Term: proto.Uint64(snap.GetTerm()),
+		Snapshot: &pb.Snapshot{Metadata: meta}}
+	c.acceptance = a
+	c.stream.accepted(a)
+	return c.raw.Step(m)
+}
+
+// Compact forgets the log up to an index that is applied, as far as no peer that answers needs it. most bounds how many entries are kept
+// for peers that only lag; one that is being caught up holds what it will need next.
+func (c *Core) Compact(applied uint64, most int) {
+	lag, hold := applied, applied
+	if c.leads {
+		c.raw.WithProgress(func(id uint64, _ raft.ProgressType, p raftProgress) {
+			switch {
+			case id == c.id || !p.RecentActive:
+			case p.State == tracker.StateSnapshot:
+				hold = min(hold, p.PendingSnapshot)
+			default:
+				lag = min(lag, p.Match)
+			}
+		})
+	}
+	if last := c.log.last(); last > uint64(most) {
+		lag = max(lag, min(applied, last-uint64(most)))
+	}
+	c.log.compact(min(lag, hold))
+	for len(c.members) > 1 && c.members[1].index <= c.log.base {
+		c.members = c.members[1:]
+	}
+}
+
+// Base is the index before the first entry in memory.
+func (c *Core) Base() uint64 { return c.log.base }
+
+// Entries are those in memory, oldest first.
+func (c *Core) Entries() []*pb.Entry { return c.log.entries }
+
+// Delivered is the newest index that Ready gave as committed, with the acceptance state there.
+func (c *Core) Delivered() (uint64, record.Acceptance) { return c.delivered, c.acceptance }
+
+// Hard is the newest hard state.
+func (c *Core) Hard() HardState {
+	return HardState{c.log.hard.GetTerm(), c.log.hard.GetVote(), c.log.hard.GetCommit()}
+}

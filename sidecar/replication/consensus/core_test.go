@@ -1,0 +1,110 @@
+package consensus
+
+import (
+	"log/slog"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/raft/v3/raftpb"
+
+	"github.com/remora-storage/remora/cachefs/record"
+)
+
+// cluster is replicas whose writes are durable after some steps, on a network that loses messages.
+type cluster struct {
+	t     *testing.T
+	rng   *rand.Rand
+	cores map[uint64]*Core
+	wires []Message
+	disks map[uint64][]Write
+	done  map[uint64][]Committed
+	loss  float64
+}
+
+func newCluster(t *testing.T, seed uint64, members *pb.ConfState, ids ...uint64) *cluster {
+	c := &cluster{t: t, rng: rand.New(rand.NewPCG(seed, 1)), cores: map[uint64]*Core{}, disks: map[uint64][]Write{}, done: map[uint64][]Committed{}}
+	for _, id := range ids {
+		core, err := New(Config{ID: id, Members: members, Logger: slog.New(slog.DiscardHandler)})
+		require.NoError(t, err)
+		c.cores[id] = core
+	}
+	return c
+}
+
+func (c *cluster) ready(id uint64) {
+	out, err := c.cores[id].Ready()
+	require.NoError(c.t, err)
+	c.disks[id] = append(c.disks[id], out.Writes...)
+	c.wires = append(c.wires, out.Messages...)
+	c.done[id] = append(c.done[id], out.Committed...)
+}
+
+// step lets one random thing happen.
+func (c *cluster) step(ids []uint64) {
+	id := ids[c.rng.IntN(len(ids))]
+	switch k := c.rng.IntN(8); {
+	case k == 0:
+		c.cores[id].Tick()
+		c.ready(id)
+	case k < 4 && len(c.disks[id]) > 0:
+		w := c.disks[id][0]
+		c.disks[id] = c.disks[id][1:]
+		c.wires = append(c.wires, c.cores[id].Wrote(w)...)
+		c.ready(id)
+	case len(c.wires) > 0:
+		i := c.rng.IntN(min(len(c.wires), 4))
+		m := c.wires[i]
+		c.wires = append(c.wires[:i:i], c.wires[i+1:]...)
+		if to := c.cores[m.To]; to != nil && c.rng.Float64() >= c.loss {
+			_ = to.Step(m)
+			c.ready(m.To)
+		}
+	}
+}
+
+// TestStream: whoever leads, and whatever the network loses, every record of the owner is accepted once, in order, everywhere.
+func TestStream(t *testing.T) {
+	ids := []uint64{1, 2, 3, 4}
+	for seed := range uint64(20) {
+		c := newCluster(t, seed, &pb.ConfState{Voters: []uint64{1, 2, 3}, Learners: []uint64{4}}, ids...)
+		c.loss = float64(seed%4) * 0.1
+		owner := ids[seed%4] // a voter, or the learner
+		const records = 60
+		next := 0
+		for n := 0; n < 400_000; n++ {
+			if next < records && c.rng.IntN(200) == 0 {
+				e := Entry{record.Change, record.Name{Epoch: 1, Incarnation: 1, Seq: record.Seq(next)}}
+				if next == 0 {
+					e.Kind = record.Owner
+				}
+				next++
+				c.cores[owner].Append(e)
+				c.ready(owner)
+			}
+			c.step(ids)
+			whole := true
+			for _, id := range ids {
+				_, a := c.cores[id].Delivered()
+				whole = whole && a.Last == records-1
+			}
+			if whole {
+				break
+			}
+		}
+		for _, id := range ids {
+			var seqs []record.Seq
+			for _, d := range c.done[id] {
+				if d.Accepted {
+					seqs = append(seqs, d.Name.Seq)
+				}
+			}
+			require.Len(t, seqs, records, "seed %d, replica %d", seed, id)
+			for i, s := range seqs {
+				require.EqualValues(t, i, s)
+			}
+		}
+		n, _ := c.cores[owner].Unaccepted()
+		require.Zero(t, n)
+	}
+}
