@@ -23,6 +23,7 @@ func Check(t corev1.PodTemplateSpec, claims []string, s spec.Spec, m Mode) []spe
 		c.volumes(claims)
 		c.mounts()
 		c.platform()
+		c.copies()
 	}
 	return c.problems
 }
@@ -37,6 +38,16 @@ type checker struct {
 
 func (c *checker) bad(key, value, what, allowed, fix string) {
 	c.problems = append(c.problems, spec.Problem{Key: key, Value: value, HasValue: true, What: what, Allowed: allowed, Fix: fix})
+}
+
+// copies refuses more than one where no sidecar keeps them yet.
+func (c *checker) copies() {
+	for _, v := range c.spec.Volumes {
+		if v.Replicas > 1 && c.mode != Dev {
+			c.bad(v.Name+"."+spec.Domain+"/"+spec.AttrClass, v.Class, fmt.Sprintf("keeps %d copies, which mode %s cannot do in this release", v.Replicas, c.mode),
+				"a class whose spec.replicas is 1", "write "+spec.Quote(spec.DefaultClass)+", or use mode dev")
+		}
+	}
 }
 
 // status refuses a status that this pod's injection cannot have left.

@@ -88,7 +88,7 @@ func (r *classReader) integer(key string, n *yaml.Node) *int {
 	}
 	i, err := strconv.Atoi(v.Value)
 	if err != nil || v.ShortTag() != "!!int" {
-		r.bad(key, v, "is not a whole number", "1", "write 1")
+		r.bad(key, v, "is not a whole number", "1, 3, 5", "write 1")
 		return nil
 	}
 	return &i

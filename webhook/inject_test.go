@@ -51,7 +51,7 @@ func TestClassesCountForAllFiles(t *testing.T) {
 	var list Errors
 	require.True(t, errors.As(err, &list))
 	require.Len(t, list, 3)
-	require.True(t, strings.HasPrefix(list[0].Error(), `class.yaml: document 1 (line 3): VolumeClass/small: spec.replicas: "2": comes with a later release;`), list[0])
+	require.True(t, strings.HasPrefix(list[0].Error(), `class.yaml: document 1 (line 3): VolumeClass/small: spec.replicas: "2": is even, and survives no more losses than one copy less;`), list[0])
 	require.True(t, strings.HasPrefix(list[1].Error(), `broken.yaml: document 1 (line 1): manifest: is not YAML: line 1:`), list[1])
 	require.True(t, strings.HasPrefix(list[2].Error(), `utf16.yaml: document 1 (line 1): manifest: is UTF-16;`), list[2])
 }

@@ -1,13 +1,22 @@
 package v1alpha1
 
+import "slices"
+
 // Phase is how far the life of a volume has come.
 type Phase string
 
 // Phases. A volume that has left Pending is never created again (I6).
 const (
-	VolumePending       Phase = ""              // no replica yet
+	VolumePending       Phase = ""              // not all of its first replicas are there
 	VolumeBootstrapping Phase = "Bootstrapping" // the members are chosen; nothing was ever answered
 	VolumeReady         Phase = "Ready"
+)
+
+// Roles of a member.
+const (
+	RoleVoter   = "voter"   // counts for the majority
+	RoleLearner = "learner" // is being filled; counts once it is
+	RoleLeaving = "leaving" // still counts, and goes when another has taken its place
 )
 
 // Volume is what is true of a volume whoever serves it: its members, and who may open the next epoch. It is changed by
@@ -20,19 +29,63 @@ type Volume struct {
 	Class       string   `json:"class"`
 	Size        int64    `json:"size"` // bytes
 	Group       string   `json:"group"`
-	KeyID       string   `json:"keyID"` // of the key that seals it; empty: sealing is off
+	KeyID       string   `json:"keyID"` // of the key that seals it; empty: sealing is off, or, while Pending, not decided
 	Phase       Phase    `json:"phase"`
+	Replicas    int      `json:"replicas,omitempty"` // copies that it shall have; 0 stands for 1. Fixed when the volume is made
+	Nodes       []string `json:"nodes,omitempty"`    // where these shall be; of no meaning to a volume of one copy
 	Members     []Member `json:"members"`
-	Epoch       uint64   `json:"epoch"`       // of the newest owner
-	Incarnation uint32   `json:"incarnation"` // of its process
+	Survivor    string   `json:"survivor,omitempty"` // the replica that goes on alone after a loss that somebody accepted
+	Epoch       uint64   `json:"epoch"`              // of the newest owner
+	Incarnation uint32   `json:"incarnation"`        // of its process
 	OwnerPod    string   `json:"ownerPod"`
 	OwnerUID    string   `json:"ownerUID"`
+	OwnerNode   string   `json:"ownerNode,omitempty"` // where its pod runs or is to run
 }
 
 // Member is one replica of a volume.
 type Member struct {
 	Replica string `json:"replica"` // 16 hexadecimal digits
 	Node    string `json:"node"`
-	Disk    string `json:"disk"` // disk directory on the node
-	Role    string `json:"role"` // voter, learner or witness
+	Disk    string `json:"disk"`              // disk directory on the node
+	Role    string `json:"role"`              // voter, learner, leaving or witness
+	Pod     string `json:"pod,omitempty"`     // who serves it: a pod or a keeper
+	Address string `json:"address,omitempty"` // HOST:PORT where it is served; written by the one who serves it
+	Filled  bool   `json:"filled,omitempty"`  // a learner that has everything, verified
+	Lost    bool   `json:"lost,omitempty"`    // its disk is gone for good
+}
+
+// Copies is how many replicas the volume shall have.
+func (v *Volume) Copies() int { return max(v.Replicas, 1) }
+
+// Member finds a member by its replica's ID; nil if there is none.
+func (v *Volume) Member(replica string) *Member {
+	i := slices.IndexFunc(v.Members, func(m Member) bool { return m.Replica == replica })
+	if i < 0 {
+		return nil
+	}
+	return &v.Members[i]
+}
+
+// Votes tells whether the member counts for the majority.
+func (m *Member) Votes() bool { return m.Role == RoleVoter || m.Role == RoleLeaving }
+
+// MajorityLost tells that the volume can never decide anything again: the disks of too many voters are gone for good.
+func (v *Volume) MajorityLost() bool {
+	voters, left := 0, 0
+	for i := range v.Members {
+		if m := &v.Members[i]; m.Votes() {
+			voters++
+			if !m.Lost {
+				left++
+			}
+		}
+	}
+	return voters > 0 && left < voters/2+1
+}
+
+// Clone is a copy that shares nothing.
+func (v *Volume) Clone() Volume {
+	c := *v
+	c.Nodes, c.Members = slices.Clone(v.Nodes), slices.Clone(v.Members)
+	return c
 }

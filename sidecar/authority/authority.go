@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -39,6 +40,33 @@ func (f Files) Get(_ context.Context, name string) (v1alpha1.Volume, error) {
 		return v, fmt.Errorf("volume object %s: %w", f.path(name), err)
 	}
 	return v, nil
+}
+
+// List reads all volumes of the namespace, in the order of their names. One that cannot be read is left out and named in the error.
+func (f Files) List(ctx context.Context) ([]v1alpha1.Volume, error) {
+	entries, err := os.ReadDir(f.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var all []v1alpha1.Volume
+	var errs []error
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok || strings.HasPrefix(name, ".") {
+			continue
+		}
+		v, err := f.Get(ctx, name)
+		switch {
+		case err == nil:
+			all = append(all, v)
+		case !errors.Is(err, ErrNotFound): // deleted meanwhile
+			errs = append(errs, err)
+		}
+	}
+	return all, errors.Join(errs...)
 }
 
 // Update writes v if the object still has v's Generation (0: if there is none), and returns it with the new one.

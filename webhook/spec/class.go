@@ -11,8 +11,13 @@ import (
 	"github.com/remora-storage/remora/api/v1alpha1"
 )
 
-// DefaultClass is the class of a volume that names none. It is built in; a VolumeClass of that name replaces it.
-const DefaultClass = "default"
+// The built-in classes. A VolumeClass of the same name replaces one.
+const (
+	// DefaultClass keeps one copy. It is the class of a volume that names none.
+	DefaultClass = "default"
+	// ReplicatedClass keeps three copies, on three nodes.
+	ReplicatedClass = "replicated"
+)
 
 // Class is a checked VolumeClass.
 type Class struct {
@@ -31,10 +36,12 @@ type Class struct {
 // Classes are the known classes by name.
 type Classes map[string]Class
 
-// BuiltIn returns the classes that need no VolumeClass: one copy, any size, any trace.
+// BuiltIn returns the classes that need no VolumeClass: one copy or three, any size, any trace.
 func BuiltIn() Classes {
-	c, _ := NewClass(DefaultClass, v1alpha1.VolumeClassSpec{})
-	return Classes{DefaultClass: c}
+	one, three := 1, 3
+	single, _ := NewClass(DefaultClass, v1alpha1.VolumeClassSpec{Replicas: &one})
+	replicated, _ := NewClass(ReplicatedClass, v1alpha1.VolumeClassSpec{Replicas: &three})
+	return Classes{DefaultClass: single, ReplicatedClass: replicated}
 }
 
 // Names returns the names in order.
@@ -55,19 +62,31 @@ func NewClass(name string, s v1alpha1.VolumeClassSpec) (Class, []Problem) {
 		ps = append(ps, Problem{Key: "metadata.name", Value: name, HasValue: true, What: "is not a name",
 			Allowed: "a DNS subdomain: lower-case letters, digits, - and .", Fix: `write for example "replicated"`})
 	}
-	if s.Replicas != nil && *s.Replicas != 1 {
-		what := "comes with a later release"
-		if *s.Replicas < 1 {
-			what = "is less than one copy"
-		}
-		ps = append(ps, Problem{Key: "spec.replicas", Value: strconv.Itoa(*s.Replicas), HasValue: true,
-			What: what, Allowed: "1", Fix: "write 1"})
+	if s.Replicas != nil {
+		c.Replicas = *s.Replicas
+		ps = append(ps, checkReplicas(c.Replicas)...)
 	}
 	ps = append(ps, checkChoices(s)...)
 	ps = append(ps, c.setSealing(s.Sealing)...)
 	ps = append(ps, c.setSizes(s)...)
 	ps = append(ps, c.setTrace(s.Trace)...)
 	return c, ps
+}
+
+// checkReplicas takes odd numbers: an even one survives no more losses than the odd one below it.
+func checkReplicas(n int) []Problem {
+	p := Problem{Key: "spec.replicas", Value: strconv.Itoa(n), HasValue: true, Allowed: "1, 3, 5"}
+	switch {
+	case n == 1 || n == 3 || n == 5:
+		return nil
+	case n < 1:
+		p.What, p.Fix = "is less than one copy", "write 1"
+	case n > 5:
+		p.What, p.Fix = "is more copies than a group may have", "write 5"
+	default:
+		p.What, p.Fix = "is even, and survives no more losses than one copy less", fmt.Sprintf("write %d", n+1)
+	}
+	return []Problem{p}
 }
 
 // checkChoices refuses what this release would not do: a class that promises more than the sidecar keeps is a lie.

@@ -1,0 +1,37 @@
+package v1alpha1
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestMajorityLost(t *testing.T) {
+	member := func(role string, lost bool) Member { return Member{Role: role, Lost: lost} }
+	for _, c := range []struct {
+		what    string
+		members []Member
+		lost    bool
+	}{
+		{"none yet", nil, false},
+		{"one", []Member{member(RoleVoter, false)}, false},
+		{"the only one", []Member{member(RoleVoter, true)}, true},
+		{"one of three", []Member{member(RoleVoter, false), member(RoleLeaving, true), member(RoleVoter, false)}, false},
+		{"two of three", []Member{member(RoleVoter, false), member(RoleLeaving, true), member(RoleLeaving, true)}, true},
+		{"a learner does not count", []Member{member(RoleVoter, false), member(RoleLeaving, true), member(RoleLeaving, true), member(RoleLearner, false)}, true},
+		{"one that leaves and lives counts", []Member{member(RoleVoter, false), member(RoleLeaving, false), member(RoleVoter, true)}, false},
+	} {
+		v := Volume{Members: c.members}
+		require.Equal(t, c.lost, v.MajorityLost(), c.what)
+	}
+}
+
+func TestCloneSharesNothing(t *testing.T) {
+	v := Volume{Nodes: []string{"a"}, Members: []Member{{Replica: "x"}}}
+	c := v.Clone()
+	c.Nodes[0], c.Members[0].Replica = "b", "y"
+	require.Equal(t, Volume{Nodes: []string{"a"}, Members: []Member{{Replica: "x"}}}, v)
+	require.Equal(t, "x", v.Member("x").Replica)
+	require.Nil(t, v.Member("y"))
+	require.Equal(t, 1, v.Copies())
+}
