@@ -22,7 +22,7 @@ func (v *volume) claim(ctx context.Context) (*diskdir.Replica, *openDisk, error)
 		return nil, nil, err
 	}
 	var err error
-	if v.keys, err = v.openKeys(); err != nil {
+	if v.keys, err = v.openKeys(ctx); err != nil {
 		return nil, nil, err
 	}
 	var replica *diskdir.Replica
@@ -92,7 +92,7 @@ func (v *volume) checkSize() error {
 
 // bootstrap makes the first replica, durable, and then records it as the member: only it may ever initialise the volume.
 func (v *volume) bootstrap(ctx context.Context) (*diskdir.Replica, *openDisk, error) {
-	disk, err := v.s.disks.forNew(ctx)
+	disk, err := v.newDisk(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -115,6 +115,14 @@ func (v *volume) bootstrap(ctx context.Context) (*diskdir.Replica, *openDisk, er
 		return nil, nil, errors.Join(fmt.Errorf("record the first member: %w", err), replica.Close())
 	}
 	return replica, disk, nil
+}
+
+// newDisk is where a new replica goes.
+func (v *volume) newDisk(ctx context.Context) (*openDisk, error) {
+	if v.s.cfg.Mode == ModeNode {
+		return v.s.disks.assigned(ctx, v.object.AssignedDisk)
+	}
+	return v.s.disks.forNew(ctx)
 }
 
 // findReplica opens the member that the object names.

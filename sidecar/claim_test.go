@@ -119,7 +119,7 @@ func TestTheKeyIsTheVolumes(t *testing.T) {
 	right, err := os.ReadFile(key)
 	require.NoError(t, err)
 	for want, content := range map[string]string{
-		"put the right key file back": strings.Repeat("ab", 32),
+		"put the right key back": strings.Repeat("ab", 32),
 		"want 64 hexadecimal digits":  "too short",
 	} {
 		require.NoError(t, os.WriteFile(key, []byte(content), 0o600))

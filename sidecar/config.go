@@ -18,23 +18,31 @@ import (
 	"github.com/remora-storage/remora/webhook/spec"
 )
 
+// The modes of a sidecar: who makes its mounts.
+const (
+	ModeDev  = "dev"  // `remora dev`
+	ModeNode = "node" // the node plugin, through the pod's socket
+)
+
 // Config of a sidecar. What the injector put into the pod, and nothing else.
 type Config struct {
-	Mode         string        // dev or privileged
+	Mode         string        // dev or node
 	Pod          string        // name of the pod
 	Namespace    string        // its namespace: the tenant
 	PodUID       string        // of this instance of the pod
 	Node         string        // name of the node
 	Volumes      []spec.Volume // at least one
 	Disks        string        // directory of the tenant's disk directories on this node
-	Authority    string        // file:DIR: where the Volume objects are
-	Keys         string        // file:DIR: where the volumes' keys are
+	Authority    string        // file:DIR or, in node mode, unix:PATH: where the Volume objects are
+	Keys         string        // file:DIR or, in node mode, unix:PATH: where the volumes' keys are
 	Holder       string        // unix:PATH of who holds the mounts
 	Listen       string        // unix:PATH or HOST:PORT of /readyz, /status and /metrics
 	OTLP         string        // endpoint for spans; empty: none
 	NoResend     bool          // behave as on a kernel without FUSE_NOTIFY_RESEND; for tests
 	SegmentBytes int64         // of a new journal; 0 means 16 MiB
 	Logger       *slog.Logger  // required
+
+	names map[string]string // of the Volume objects, by the pod's names, as the node plugin says; nil: <volume>-<pod>
 
 	fs   disk.FS
 	rand io.Reader
@@ -56,17 +64,21 @@ func (c Config) withDefaults() (Config, error) {
 	if len(c.Volumes) == 0 {
 		errs = append(errs, errors.New("--volume is missing: at least one is needed"))
 	}
-	if c.Mode != "dev" {
-		errs = append(errs, fmt.Errorf("--mode %q cannot run yet; allowed: dev (a cluster's modes come with a later release)", c.Mode))
+	where := "file:DIR"
+	switch c.Mode {
+	case ModeDev:
+	case ModeNode:
+		where = "unix:PATH"
+		need("POD_UID", c.PodUID, "the pod's UID")
+	default:
+		errs = append(errs, fmt.Errorf("--mode %q cannot run yet; allowed: dev, node (privileged comes with a later release)", c.Mode))
 	}
-	if !strings.HasPrefix(c.Authority, "file:") {
-		errs = append(errs, fmt.Errorf("--authority %q; allowed: file:DIR", c.Authority))
-	}
-	if !strings.HasPrefix(c.Holder, "unix:") {
-		errs = append(errs, fmt.Errorf("--holder %q; allowed: unix:PATH", c.Holder))
-	}
-	if !strings.HasPrefix(c.Keys, "file:") {
-		errs = append(errs, fmt.Errorf("--keys %q; allowed: file:DIR", c.Keys))
+	for _, f := range []struct{ flag, value, allowed string }{
+		{"--authority", c.Authority, where}, {"--keys", c.Keys, where}, {"--holder", c.Holder, "unix:PATH"},
+	} {
+		if want := strings.TrimSuffix(f.allowed, "DIR"); !strings.HasPrefix(f.value, strings.TrimSuffix(want, "PATH")) {
+			errs = append(errs, fmt.Errorf("%s %q; allowed: %s", f.flag, f.value, f.allowed))
+		}
 	}
 	for _, v := range c.Volumes {
 		if v.Replicas != 1 {
@@ -77,7 +89,10 @@ func (c Config) withDefaults() (Config, error) {
 		c.SegmentBytes = 16 << 20
 	}
 	c.fs, c.rand, c.now = disk.OS, rand.Reader, time.Now
-	return c, errors.Join(append(errs, writable(c.Disks))...)
+	if c.Mode != ModeNode { // there the node plugin makes the directories, in a mount that is read-only itself
+		errs = append(errs, writable(c.Disks))
+	}
+	return c, errors.Join(errs...)
 }
 
 // writable refuses a directory in which nothing can be made, before anything is.
@@ -96,7 +111,12 @@ func writable(dir string) error {
 }
 
 // volumeName is the Volume object's name of a pod's volume.
-func (c *Config) volumeName(v spec.Volume) string { return v.Name + "-" + c.Pod }
+func (c *Config) volumeName(v spec.Volume) string {
+	if name, ok := c.names[v.Name]; ok {
+		return name
+	}
+	return v.Name + "-" + c.Pod
+}
 
 // diskPath is the path of a disk directory by its name.
 func (c *Config) diskPath(name string) string { return filepath.Join(c.Disks, name) }

@@ -39,6 +39,16 @@ func (d *disks) get(ctx context.Context, name string) (*openDisk, error) {
 	return d.openWait(ctx, name)
 }
 
+// assigned opens the disk directory that the node plugin chose for a new replica, or returns it if it is open.
+func (d *disks) assigned(ctx context.Context, name string) (*openDisk, error) {
+	for _, o := range d.open {
+		if o.name == name {
+			return o, nil
+		}
+	}
+	return d.openWait(ctx, name)
+}
+
 // forNew returns a disk directory for a new replica: one that is open, or one that is free and holds nobody's replicas, or a new one.
 func (d *disks) forNew(ctx context.Context) (*openDisk, error) {
 	if len(d.open) > 0 {

@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -15,7 +16,7 @@ import (
 
 // openKeys reads the volume's key; nil where sealing is off. A new volume gets a new key, durable before anything is sealed with it.
 // A volume that has a key never gets another.
-func (v *volume) openKeys() (*seal.Keys, error) {
+func (v *volume) openKeys(ctx context.Context) (*seal.Keys, error) {
 	wantSealed := v.spec.Sealing == v1alpha1.SealingOn
 	isNew := v.object.Phase == v1alpha1.VolumePending
 	if sealed := v.object.KeyID != ""; !isNew && sealed != wantSealed {
@@ -25,23 +26,33 @@ func (v *volume) openKeys() (*seal.Keys, error) {
 	if !wantSealed {
 		return nil, nil
 	}
-	path := filepath.Join(strings.TrimPrefix(v.s.cfg.Keys, "file:"), v.object.Name+".key")
-	key, err := readKey(path)
-	if errors.Is(err, fs.ErrNotExist) && isNew {
-		key, err = v.makeKey(path)
-	}
+	key, where, err := v.findKey(ctx, isNew)
 	if err != nil {
 		return nil, fmt.Errorf("key of the volume: %w", err)
 	}
 	keys, err := seal.New(key, v.s.cfg.Namespace)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", where, err)
 	}
 	if !isNew && keys.ID() != v.object.KeyID {
-		return nil, fmt.Errorf("%s has key %s, and the volume is sealed with key %s: put the right key file back; nothing was changed",
-			path, keys.ID(), v.object.KeyID)
+		return nil, fmt.Errorf("%s has key %s, and the volume is sealed with key %s: put the right key back; nothing was changed",
+			where, keys.ID(), v.object.KeyID)
 	}
 	return keys, nil
+}
+
+// findKey reads the key, or makes one for a new volume, and says where it is. In node mode the node plugin does both.
+func (v *volume) findKey(ctx context.Context, isNew bool) (key []byte, where string, err error) {
+	if v.s.cfg.Mode == ModeNode {
+		key, err = v.s.plugin().Key(ctx, v.object.Name)
+		return key, "the volume's Secret", err
+	}
+	where = filepath.Join(strings.TrimPrefix(v.s.cfg.Keys, "file:"), v.object.Name+".key")
+	key, err = readKey(where)
+	if errors.Is(err, fs.ErrNotExist) && isNew {
+		key, err = v.makeKey(where)
+	}
+	return key, where, err
 }
 
 // readKey reads a key file: 64 hexadecimal digits.

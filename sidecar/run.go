@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/remora-storage/remora/api/v1alpha1"
 	"github.com/remora-storage/remora/sidecar/authority"
 	"github.com/remora-storage/remora/sidecar/status"
 	"github.com/remora-storage/remora/telemetry"
@@ -19,10 +20,18 @@ const drainTime = 2 * time.Second
 // sidecar is a running one.
 type sidecar struct {
 	cfg     Config
-	auth    authority.Files
+	auth    volumes
 	trace   *telemetry.Recorder
 	disks   *disks
 	volumes []*volume
+}
+
+// volumes is where the Volume objects are.
+type volumes interface {
+	// Get reads a Volume; authority.ErrNotFound.
+	Get(ctx context.Context, name string) (v1alpha1.Volume, error)
+	// Update is a compare-and-swap on Generation; authority.ErrConflict.
+	Update(ctx context.Context, v v1alpha1.Volume) (v1alpha1.Volume, error)
 }
 
 // Run serves the pod's volumes until ctx ends, a mount's holder is gone, or every mount has ended.
@@ -32,6 +41,9 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	s := &sidecar{cfg: cfg, auth: authority.Files{Dir: strings.TrimPrefix(cfg.Authority, "file:")}}
+	if cfg.Mode == ModeNode {
+		s.auth = s.plugin()
+	}
 	s.trace, err = telemetry.New(telemetry.Config{
 		Service: "remora-sidecar", Endpoint: cfg.OTLP, Logger: cfg.Logger,
 		Resource: map[string]string{"k8s.pod.name": cfg.Pod, "k8s.namespace.name": cfg.Namespace, "k8s.node.name": cfg.Node, "k8s.pod.uid": cfg.PodUID},
@@ -59,6 +71,12 @@ func Run(ctx context.Context, cfg Config) error {
 func (s *sidecar) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	if err := s.learnNames(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
 	for _, v := range s.volumes {
 		if err := v.open(ctx); err != nil {
 			if ctx.Err() != nil {

@@ -40,6 +40,9 @@ type Volume struct {
 	OwnerPod    string   `json:"ownerPod"`
 	OwnerUID    string   `json:"ownerUID"`
 	OwnerNode   string   `json:"ownerNode,omitempty"` // where its pod runs or is to run
+	// AssignedNode and AssignedDisk say, in a cluster, which disk directory of which node was chosen for the first replica.
+	AssignedNode string `json:"assignedNode,omitempty"`
+	AssignedDisk string `json:"assignedDisk,omitempty"`
 }
 
 // Member is one replica of a volume.

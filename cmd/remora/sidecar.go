@@ -46,11 +46,11 @@ func sidecarCommand() *cobra.Command {
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&cfg.Mode, "mode", "dev", "how the mounts are made: dev or privileged")
+	f.StringVar(&cfg.Mode, "mode", "dev", "who makes the mounts: dev or node (the node plugin)")
 	f.StringArrayVar(&volumes, "volume", nil, "a volume: name=NAME,size=BYTES,class=CLASS,replicas=N,sealing=on|off,trace=TRACE (repeatable)")
 	f.StringVar(&cfg.Disks, "disks", "", "directory of the tenant's disk directories on this node")
-	f.StringVar(&cfg.Authority, "authority", "", "where the Volume objects are: file:DIR or kubernetes")
-	f.StringVar(&cfg.Keys, "keys", "", "where the volumes' keys are: file:DIR")
+	f.StringVar(&cfg.Authority, "authority", "", "where the Volume objects are: file:DIR, or unix:PATH of the node plugin's socket in node mode")
+	f.StringVar(&cfg.Keys, "keys", "", "where the volumes' keys are: file:DIR, or unix:PATH of the node plugin's socket in node mode")
 	f.StringVar(&cfg.Holder, "holder", "", "who holds the mounts: unix:PATH")
 	f.StringVar(&cfg.Listen, "listen", "", "address of /readyz, /status and /metrics: unix:PATH or HOST:PORT")
 	f.BoolVar(&cfg.NoResend, "no-resend", false, "behave as on a kernel without FUSE_NOTIFY_RESEND (before 6.9)")

@@ -1,5 +1,6 @@
 // Package authority keeps Volume objects: who the members of a volume are, and who may open its next epoch. Files is the
-// implementation of dev mode. Every change is a compare-and-swap, durable when Update returns.
+// implementation of dev mode; Node asks the node plugin, which asks Kubernetes. Every change is a compare-and-swap, durable when Update
+// returns.
 package authority
 
 import (

@@ -18,8 +18,8 @@ import (
 // answerTimeout bounds the wait for an answer of the holder, which needs microseconds.
 const answerTimeout = 10 * time.Second
 
-// Client is a sidecar's hold on one mount. Its fields are set by Attach and never change; StoreInit, Ready and Lost are not safe for
-// concurrent use.
+// Client is a sidecar's hold on one mount. Its exported fields are set by Attach and never change; StoreInit, Ready, Lost and Offer are not
+// safe for concurrent use with each other.
 type Client struct {
 	FD        int    // of /dev/fuse, blocking, close-on-exec; belongs to the Client: Close closes it
 	SessionID uint64 // of this mount; `unique` restarts when it changes
@@ -27,10 +27,25 @@ type Client struct {
 	Init      []byte // what the kernel sent; nil when Fresh
 	Reply     []byte // what it was answered; nil when Fresh
 
+	volume              string
+	sentInit, sentReply []byte // of StoreInit
+	close               sync.Once
+
+	mu   sync.Mutex
+	link *link // to the holder; another one after Offer
+}
+
+// link is one connection to the holder.
+type link struct {
 	conn    *net.UnixConn
 	answers chan answer
 	done    chan struct{} // closed when the holder is gone
-	close   sync.Once
+}
+
+func newLink(conn *net.UnixConn) *link {
+	l := &link{conn: conn, answers: make(chan answer), done: make(chan struct{})}
+	go l.read()
+	return l
 }
 
 // Attach asks the holder that listens at path for the mount of volume. ctx bounds Attach alone.
@@ -49,8 +64,39 @@ func Attach(ctx context.Context, path, volume string) (*Client, error) {
 		conn.Close()
 		return nil, fmt.Errorf("attach %s: %w", volume, err)
 	}
-	go c.read()
+	c.volume, c.link = volume, newLink(conn)
 	return c, nil
+}
+
+// Offer tells the holder that listens at path, one that was started anew, that this process serves the mount, and gives it the descriptor.
+// An error that is a *RefusedError is final: the mount is not ours any more.
+func (c *Client) Offer(ctx context.Context, path string) error {
+	init, reply := c.Init, c.Reply
+	if c.sentInit != nil {
+		init, reply = c.sentInit, c.sentReply
+	}
+	conn, err := Dial(ctx, path)
+	if err != nil {
+		return err
+	}
+	b, err := line(request{Op: "offer", Volume: c.volume, Session: strconv.FormatUint(c.SessionID, 16), Init: init, Reply: reply})
+	if err == nil {
+		_, _, err = conn.WriteMsgUnix(b, unix.UnixRights(c.FD), nil)
+	}
+	if err != nil {
+		conn.Close()
+		return fmt.Errorf("offer %s: %w", c.volume, err)
+	}
+	l := newLink(conn)
+	if err := l.answer("offer"); err != nil {
+		conn.Close()
+		return fmt.Errorf("offer %s: %w", c.volume, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.link.conn.Close()
+	c.link = l
+	return nil
 }
 
 func attach(conn *net.UnixConn, volume string) (*Client, error) {
@@ -72,7 +118,6 @@ func attach(conn *net.UnixConn, volume string) (*Client, error) {
 	}
 	return &Client{
 		FD: fd, SessionID: session, State: a.State, Init: a.Init, Reply: a.Reply,
-		conn: conn, answers: make(chan answer), done: make(chan struct{}),
 	}, nil
 }
 
@@ -118,9 +163,9 @@ func parseRights(oob []byte) (int, error) {
 }
 
 // read passes answers on until the holder closes the connection.
-func (c *Client) read() {
-	defer close(c.done)
-	lines := bufio.NewScanner(c.conn)
+func (l *link) read() {
+	defer close(l.done)
+	lines := bufio.NewScanner(l.conn)
 	lines.Buffer(nil, maxLine)
 	for lines.Scan() {
 		var a answer
@@ -128,7 +173,7 @@ func (c *Client) read() {
 			return
 		}
 		select {
-		case c.answers <- a:
+		case l.answers <- a:
 		case <-time.After(answerTimeout): // nobody asked: a broken holder
 			return
 		}
@@ -138,6 +183,7 @@ func (c *Client) read() {
 // StoreInit hands INIT and the reply to it to the holder. The reply must not be written to the kernel before StoreInit has
 // returned nil.
 func (c *Client) StoreInit(init, reply []byte) error {
+	c.sentInit, c.sentReply = init, reply
 	return c.call(request{Op: "init", Init: init, Reply: reply})
 }
 
@@ -154,25 +200,38 @@ func (c *Client) call(r request) error {
 	if err != nil {
 		return err
 	}
-	if _, err := c.conn.Write(b); err != nil {
+	l := c.current()
+	if _, err := l.conn.Write(b); err != nil {
 		return fmt.Errorf("holder: %s: %w", r.Op, err)
 	}
+	return l.answer(r.Op)
+}
+
+// answer waits for the answer to a line that was sent.
+func (l *link) answer(op string) error {
 	select {
-	case a := <-c.answers:
+	case a := <-l.answers:
 		return a.err()
-	case <-c.done:
-		return fmt.Errorf("holder: %s: it closed the connection", r.Op)
+	case <-l.done:
+		return fmt.Errorf("holder: %s: it closed the connection", op)
 	case <-time.After(answerTimeout):
-		return fmt.Errorf("holder: %s: no answer within %v", r.Op, answerTimeout)
+		return fmt.Errorf("holder: %s: no answer within %v", op, answerTimeout)
 	}
 }
 
-// Done is closed when the holder is gone (or after Close). The sidecar must then stop serving and exit.
-func (c *Client) Done() <-chan struct{} { return c.done }
+func (c *Client) current() *link {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.link
+}
+
+// Done is closed when the holder is gone (or after Close). The sidecar must then stop serving and exit, or bring the descriptor to the
+// holder's successor with Offer, after which Done is another channel.
+func (c *Client) Done() <-chan struct{} { return c.current().done }
 
 // Close leaves the mount to a successor. No thread may still be reading from FD.
 func (c *Client) Close() error {
 	var err error
-	c.close.Do(func() { err = errors.Join(c.conn.Close(), unix.Close(c.FD)) })
+	c.close.Do(func() { err = errors.Join(c.current().conn.Close(), unix.Close(c.FD)) })
 	return err
 }

@@ -15,12 +15,18 @@
 //	 "reply":"<base64>"}
 //	{"op":"ready"}                      {"ok":true}
 //	{"op":"lost"}                       {"ok":true}
+//	{"op":"offer","volume":"data",      {"ok":true}
+//	 "session":"<hex>","init":"..",
+//	 "reply":".."} and the descriptor
 //	anything that is refused            {"error":"why"}
 //
 // On a Fresh mount the sidecar reads INIT from the descriptor, sends it and its own reply with "init", writes the reply to the
 // kernel when that is answered, and says "ready" before it reads the next request. On a Ready mount it adopts the stored INIT
 // and reply, and says "ready" when it begins to serve. A closed connection means, in either direction, that the other side is
-// gone. A sidecar whose holder is gone must exit: another holder may be about to make the mount anew.
+// gone. A sidecar whose holder is gone for good must exit: another holder may be about to make the mount anew. The node plugin comes
+// back: after its own restart it knows the mounts (Adopt) but has no descriptors, and sidecars that went on serving bring theirs with
+// "offer". An "attach" before that means that the sidecar died with the holder, and every descriptor of the connection with it: the mount
+// is made anew.
 //
 // A sidecar that dies between "attach" and "ready" on a mount that was not Ready leaves a connection of which nobody knows
 // whether INIT was read or answered. Nobody was served through it either, so the server aborts it and mounts again, with a new
@@ -28,6 +34,8 @@
 //
 // "lost" says that the connection cannot be served any more: the kernel has ended it (a read gave ENODEV), because somebody unmounted
 // or aborted it, or it cannot send again what a predecessor had read (no NOTIFY_RESEND). The next "attach" gets a new mount then, too.
+//
+// Config.Other answers what else a sidecar asks for on the same socket.
 //
 // Lock order: Server.mu, then Mount.mu.
 package holder

@@ -12,10 +12,10 @@ import (
 func (m *Mount) send(u *net.UnixConn) (remade bool, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.fd < 0 {
+	if m.fd < 0 && !m.orphan {
 		return false, ErrClosed
 	}
-	if m.lost || m.handed && m.state != Ready {
+	if m.orphan || m.lost || m.handed && m.state != Ready {
 		if err := errors.Join(m.teardown(), m.mount()); err != nil {
 			return true, err
 		}

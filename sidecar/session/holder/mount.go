@@ -51,6 +51,7 @@ type Mount struct {
 	state      State
 	handed     bool // a sidecar was given the descriptor, so INIT may have been read
 	lost       bool // the kernel has ended the connection
+	orphan     bool // adopted: an earlier holder made the mount, and nobody has brought the descriptor yet
 	init       []byte
 	reply      []byte
 }
@@ -58,6 +59,17 @@ type Mount struct {
 // Open mounts a new FUSE connection at target, a directory that must exist. Nobody serves it yet: until a sidecar does,
 // every look at target waits. It is nodev, but not nosuid: a pod's volumes are not, and what root puts there is root's choice.
 func Open(target string, o MountOptions) (*Mount, error) {
+	m, err := newMount(target, o)
+	if err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m, m.mount()
+}
+
+// newMount is what is known of a mount before it is looked at.
+func newMount(target string, o MountOptions) (*Mount, error) {
 	// Only the parent is resolved: target may be a mount that nobody serves.
 	abs, err := filepath.Abs(target)
 	if err != nil {
@@ -73,10 +85,7 @@ func Open(target string, o MountOptions) (*Mount, error) {
 	if o.ReadAhead == 0 {
 		o.ReadAhead = 1024
 	}
-	m := &Mount{target: filepath.Join(parent, filepath.Base(abs)), opts: o, fd: -1}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m, m.mount()
+	return &Mount{target: filepath.Join(parent, filepath.Base(abs)), opts: o, fd: -1}, nil
 }
 
 // mount makes a new connection. m.mu is held.
@@ -100,6 +109,7 @@ func (m *Mount) mount() error {
 		return fmt.Errorf("mount %s (root is needed): %w", m.target, err)
 	}
 	m.fd, m.session, m.state, m.handed, m.lost, m.init, m.reply = fd, newSessionID(), Fresh, false, false, nil, nil
+	m.orphan = false
 	entry, mounted, err := topmost(m.target)
 	if err != nil || !mounted {
 		m.teardown()
@@ -209,7 +219,7 @@ func (m *Mount) Detach() error { return detach(m.target) }
 func (m *Mount) Remount() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.fd < 0 {
+	if m.fd < 0 && !m.orphan {
 		return fmt.Errorf("remount %s: %w", m.target, ErrClosed)
 	}
 	if err := m.teardown(); err != nil {
@@ -223,7 +233,7 @@ func (m *Mount) Remount() error {
 func (m *Mount) Close() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.fd < 0 {
+	if m.fd < 0 && !m.orphan {
 		return nil
 	}
 	return m.teardown()
@@ -236,7 +246,10 @@ func (m *Mount) teardown() error {
 		m.abort.Close()
 		m.abort = nil
 	}
-	unix.Close(m.fd) // the last copy of the descriptor aborts the connection by itself
-	m.fd = -1
+	m.orphan = false
+	if m.fd >= 0 {
+		unix.Close(m.fd) // the last copy of the descriptor aborts the connection by itself
+		m.fd = -1
+	}
 	return err
 }

@@ -22,6 +22,7 @@ const (
 	Attached Kind = "attached" // a sidecar has the descriptor
 	Serving  Kind = "serving"  // it answers requests
 	Gone     Kind = "gone"     // its connection is closed
+	Remade   Kind = "remade"   // the mount was made anew; what had it open, or bound it, has the end of the old one
 )
 
 // Event tells the owner of a Server what a sidecar did.
@@ -36,6 +37,8 @@ type Config struct {
 	Log    *slog.Logger
 	Notify func(Event)   // may be nil; called in order per volume, must not call back into the Server
 	Grace  time.Duration // how long an attach waits for a predecessor that is just dying; zero means 1 s
+	// Other answers lines whose op is not of this package; its answer is sent as JSON, its error as a refusal. May be nil.
+	Other func(ctx context.Context, op string, line []byte) (any, error)
 }
 
 // Server hands the mounts of one pod to its sidecar.
@@ -59,7 +62,9 @@ type conn struct {
 	*net.UnixConn
 	pid    int
 	volume string        // what it attached; empty before
+	served *served       // of volume
 	gone   chan struct{} // closed when the sidecar is gone
+	rights rights        // descriptors that came with requests
 }
 
 // NewServer returns a server without mounts.
@@ -78,6 +83,16 @@ func (s *Server) Add(volume string, m *Mount) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.mounts[volume] = &served{mount: m}
+}
+
+// Remove takes a volume back: no sidecar can attach to it any more. One that has it is cut off.
+func (s *Server) Remove(volume string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v := s.mounts[volume]; v != nil && v.owner != nil {
+		v.owner.Close()
+	}
+	delete(s.mounts, volume)
 }
 
 // Serve answers sidecars until ctx is done; then it closes l and every connection, and returns nil when all are gone.
@@ -128,13 +143,14 @@ func (s *Server) closeConns() {
 func (s *Server) handle(ctx context.Context, u *net.UnixConn) {
 	c := &conn{UnixConn: u, pid: peerPID(u), gone: make(chan struct{})}
 	defer s.release(c)
-	lines := bufio.NewScanner(u)
+	defer c.rights.close()
+	lines := bufio.NewScanner(&rightsReader{u, &c.rights})
 	lines.Buffer(nil, maxLine)
 	for lines.Scan() {
 		var r request
 		err := json.Unmarshal(lines.Bytes(), &r)
 		if err == nil {
-			err = s.do(ctx, c, r)
+			err = s.do(ctx, c, r, lines.Bytes())
 		}
 		if err != nil {
 			s.cfg.Log.Warn("holder refused a request", "volume", r.Volume, "pid", c.pid, "err", err)
@@ -147,10 +163,30 @@ func (s *Server) handle(ctx context.Context, u *net.UnixConn) {
 }
 
 // do carries one request out and answers it, or returns why it is refused.
-func (s *Server) do(ctx context.Context, c *conn, r request) error {
-	if r.Op == "attach" {
+func (s *Server) do(ctx context.Context, c *conn, r request, text []byte) error {
+	switch r.Op {
+	case "attach":
 		return s.attach(ctx, c, r.Volume)
+	case "offer":
+		return s.offer(ctx, c, r)
+	case "init", "ready", "lost":
+		return s.doAttached(c, r)
 	}
+	if s.cfg.Other == nil {
+		return fmt.Errorf("unknown op %q; known are attach, offer, init, ready and lost", r.Op)
+	}
+	a, err := s.cfg.Other(ctx, r.Op, text)
+	if err != nil {
+		return err
+	}
+	b, err := line(a)
+	if err == nil {
+		_, err = c.Write(b)
+	}
+	return err
+}
+
+func (s *Server) doAttached(c *conn, r request) error {
 	m, err := s.mountOf(c)
 	if err != nil {
 		return err
@@ -162,8 +198,6 @@ func (s *Server) do(ctx context.Context, c *conn, r request) error {
 		err = m.setReady()
 	case "lost":
 		m.setLost()
-	default:
-		err = fmt.Errorf("unknown op %q; known are attach, init, ready and lost", r.Op)
 	}
 	if err != nil {
 		return err
@@ -182,7 +216,28 @@ func (s *Server) mountOf(c *conn) (*Mount, error) {
 	if c.volume == "" {
 		return nil, errors.New("attach a volume first")
 	}
-	return s.mounts[c.volume].mount, nil
+	return c.served.mount, nil
+}
+
+// offer takes the descriptor back from a sidecar that served on while there was no holder.
+func (s *Server) offer(ctx context.Context, c *conn, r request) error {
+	fd := c.rights.take()
+	if fd < 0 {
+		return errors.New("an offer comes with a descriptor")
+	}
+	m, err := s.claim(ctx, c, r.Volume)
+	if err == nil {
+		err = m.takeBack(fd, r)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return err
+	}
+	s.cfg.Notify(Event{Kind: Attached, Volume: r.Volume, PID: c.pid})
+	s.cfg.Notify(Event{Kind: Serving, Volume: r.Volume, PID: c.pid})
+	b, _ := line(answer{OK: true})
+	_, err = c.Write(b)
+	return err
 }
 
 // attach gives the mount of volume to c, once nobody else has it.
@@ -195,6 +250,7 @@ func (s *Server) attach(ctx context.Context, c *conn, volume string) error {
 	if remade {
 		s.cfg.Log.Info("mounted anew: the last connection was ended from outside, could not be taken over, or its sidecar died before it answered INIT",
 			"volume", volume, "mount", m.Target())
+		s.cfg.Notify(Event{Kind: Remade, Volume: volume, PID: c.pid})
 	}
 	if err != nil {
 		return err
@@ -235,7 +291,7 @@ func (s *Server) tryClaim(c *conn, volume string) (*Mount, *conn, error) {
 	case v.owner != nil:
 		return nil, v.owner, nil
 	}
-	v.owner, c.volume = c, volume
+	v.owner, c.volume, c.served = c, volume, v
 	return v.mount, nil, nil
 }
 
@@ -248,7 +304,7 @@ func (s *Server) release(c *conn) {
 	if c.volume != "" {
 		s.cfg.Notify(Event{Kind: Gone, Volume: c.volume, PID: c.pid}) // before a successor can be announced
 		s.mu.Lock()
-		s.mounts[c.volume].owner = nil
+		c.served.owner = nil
 		s.mu.Unlock()
 	}
 	close(c.gone)
