@@ -4,12 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"path"
-	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/remora-storage/remora/api/v1alpha1"
 	"github.com/remora-storage/remora/webhook/spec"
 )
 
@@ -21,6 +22,7 @@ func Check(t corev1.PodTemplateSpec, claims []string, s spec.Spec, m Mode) []spe
 	c.reserved()
 	if len(s.Volumes) > 0 {
 		c.volumes(claims)
+		c.engines()
 		c.mounts()
 		c.platform()
 		c.copies()
@@ -59,16 +61,17 @@ func (c *checker) status(annotations map[string]string) {
 	refuse := func(what string) {
 		c.bad(spec.KeyStatus, text, what, "what the injector wrote", "remove the annotation, the init container remora and the volumes remora-..., and inject again")
 	}
-	if err := json.Unmarshal([]byte(text), &c.old); err != nil || !reflect.DeepEqual(c.old.Containers, []string{ContainerName}) {
+	err := json.Unmarshal([]byte(text), &c.old)
+	if noSidecar := len(c.old.Containers) == 0 && c.old.Mode == Node; err != nil || !noSidecar && !slices.Equal(c.old.Containers, []string{ContainerName}) {
 		c.old = status{}
 		refuse("was not written by the injector")
 		return
 	}
-	if !slices.ContainsFunc(c.pod.InitContainers, func(k corev1.Container) bool { return k.Name == ContainerName }) {
+	if len(c.old.Containers) > 0 && !slices.ContainsFunc(c.pod.InitContainers, func(k corev1.Container) bool { return k.Name == ContainerName }) {
 		refuse("tells of a sidecar that is not there")
 	}
 	for _, name := range c.old.Added {
-		if i := indexVolume(c.pod.Volumes, name); i >= 0 && !spec.Reserved(name) && !isEmptyDir(c.pod.Volumes[i]) {
+		if i := indexVolume(c.pod.Volumes, name); i >= 0 && !spec.Reserved(name) && !isEmptyDir(c.pod.Volumes[i]) && !c.wasInline(c.pod.Volumes[i]) {
 			refuse("claims the volume " + spec.Quote(name) + ", which is not the injector's")
 		}
 	}
@@ -93,8 +96,16 @@ func (c *checker) reserved() {
 	for _, v := range c.pod.Volumes {
 		if spec.Reserved(v.Name) && !slices.Contains(c.old.Added, v.Name) {
 			c.bad("spec.volumes", v.Name, "is a volume name reserved for the injector", allowed, "rename the volume")
+		} else if isInline(v) && !spec.Reserved(v.Name) && !c.wasInline(v) {
+			c.bad("spec.volumes["+v.Name+"].csi.driver", Driver, "is the driver of volumes that the injector makes", "emptyDir, or no volume of that name",
+				fmt.Sprintf("remove the volume, and name it in the annotation %s", spec.KeyVolumes))
 		}
 	}
+}
+
+// wasInline says whether v is a volume that an earlier injection gave the pod in node mode.
+func (c *checker) wasInline(v corev1.Volume) bool {
+	return isInline(v) && slices.Contains(c.old.Volumes, v.Name)
 }
 
 // isSidecar says whether k is the sidecar of an earlier injection, which Patch replaces.
@@ -105,7 +116,7 @@ func (c *checker) isSidecar(list string, k *container) bool {
 // volumes refuses Remora volumes whose name stands for something else already.
 func (c *checker) volumes(claims []string) {
 	for _, v := range c.spec.Volumes {
-		if i := indexVolume(c.pod.Volumes, v.Name); i >= 0 && !isEmptyDir(c.pod.Volumes[i]) {
+		if i := indexVolume(c.pod.Volumes, v.Name); i >= 0 && !isEmptyDir(c.pod.Volumes[i]) && !isInline(c.pod.Volumes[i]) {
 			c.bad("spec.volumes", v.Name, "is a Remora volume, and a volume of another type has its name", "an emptyDir of that name, which is replaced, or none",
 				fmt.Sprintf("remove the volume, or take %q out of %s", v.Name, spec.KeyVolumes))
 		}
@@ -129,6 +140,16 @@ func isEmptyDir(v corev1.Volume) bool {
 	other := v.VolumeSource
 	other.EmptyDir = nil
 	return other == corev1.VolumeSource{}
+}
+
+// engines refuses volumes that this mode cannot give.
+func (c *checker) engines() {
+	for _, v := range c.spec.Volumes {
+		if v.Engine == v1alpha1.EngineLocal && c.mode != Node {
+			c.bad(v.Name+"."+spec.Domain+"/"+spec.AttrClass, v.Class, "has the engine local, which needs the node plugin", "classes of the engine replicated",
+				"choose another class, or inject with --mode=node")
+		}
+	}
 }
 
 func (c *checker) mounts() {
@@ -210,7 +231,24 @@ func (c *checker) platform() {
 	if os := c.pod.OS; os != nil && os.Name != corev1.Linux {
 		c.bad("spec.os.name", string(os.Name), "cannot run the sidecar", string(corev1.Linux), "remove the annotations, or run the pod on Linux")
 	}
-	if u := c.pod.HostUsers; c.mode == Privileged && u != nil && !*u {
-		c.bad("spec.hostUsers", "false", "forbids the mounts of a privileged sidecar", "true", "remove hostUsers")
+	if u := c.pod.HostUsers; c.mode != Dev && u != nil && !*u {
+		what := "needs mounts that map user IDs, and these do not"
+		if c.mode == Privileged {
+			what = "forbids the mounts of a privileged sidecar"
+		}
+		c.bad("spec.hostUsers", "false", what, "true", "remove hostUsers")
 	}
+	if c.mode == Dev || len(c.spec.Served()) == 0 {
+		return
+	}
+	if c.pod.HostNetwork {
+		c.bad("spec.hostNetwork", "true", fmt.Sprintf("would give the sidecar's port %d of the node to one pod", Port), "false", "remove hostNetwork")
+	}
+	eachContainer(c.pod, func(list string, k *container) {
+		for _, p := range k.Ports {
+			if p.ContainerPort == Port && p.Protocol != corev1.ProtocolUDP && p.Protocol != corev1.ProtocolSCTP && !c.isSidecar(list, k) {
+				c.bad(fmt.Sprintf("spec.%s[%s].ports.containerPort", list, k.Name), strconv.Itoa(Port), "is the sidecar's port in every pod", "another port", "choose another port for the container")
+			}
+		}
+	})
 }

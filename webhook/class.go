@@ -14,9 +14,11 @@ import (
 
 // The fields of a VolumeClass. Another one is refused: a setting that is ignored in silence is worse than none.
 var (
-	classFields = []string{"apiVersion", "kind", "metadata", "spec"}
-	specFields  = []string{"replicas", "durability", "sealing", "minSize", "maxSize", "defaultSize", "trace"}
-	traceFields = []string{"default", "allowed"}
+	classFields    = []string{"apiVersion", "kind", "metadata", "spec"}
+	specFields     = []string{"replicas", "durability", "sealing", "engine", "minSize", "maxSize", "defaultSize", "sidecar", "trace"}
+	sidecarFields  = []string{"resources"}
+	resourceFields = []string{"requests", "limits"}
+	traceFields    = []string{"default", "allowed"}
 )
 
 // readClass reads a VolumeClass document.
@@ -27,10 +29,14 @@ func readClass(root *yaml.Node) (spec.Class, []spec.Problem) {
 	r.fields("spec.", s, specFields)
 	trace := r.mapping("spec.trace", s)
 	r.fields("spec.trace.", trace, traceFields)
+	sidecar := r.mapping("spec.sidecar", s)
+	r.fields("spec.sidecar.", sidecar, sidecarFields)
 	v := v1alpha1.VolumeClassSpec{
 		Replicas:    r.integer("spec.replicas", s),
 		Durability:  v1alpha1.Durability(r.text("spec.durability", s)),
 		Sealing:     v1alpha1.Sealing(r.text("spec.sealing", s)),
+		Engine:      v1alpha1.Engine(r.text("spec.engine", s)),
+		Sidecar:     v1alpha1.SidecarPolicy{Resources: r.resources("spec.sidecar.resources", sidecar)},
 		MinSize:     r.text("spec.minSize", s),
 		MaxSize:     r.text("spec.maxSize", s),
 		DefaultSize: r.text("spec.defaultSize", s),
@@ -38,6 +44,28 @@ func readClass(root *yaml.Node) (spec.Class, []spec.Problem) {
 	}
 	c, problems := spec.NewClass(text(root, "metadata", "name"), v)
 	return c, append(r.problems, problems...)
+}
+
+func (r *classReader) resources(key string, n *yaml.Node) *v1alpha1.SidecarResources {
+	m := r.mapping(key, n)
+	if m == nil {
+		return nil
+	}
+	r.fields(key+".", m, resourceFields)
+	return &v1alpha1.SidecarResources{Requests: r.quantities(key+".requests", m), Limits: r.quantities(key+".limits", m)}
+}
+
+func (r *classReader) quantities(key string, n *yaml.Node) map[string]string {
+	m := r.mapping(key, n)
+	if m == nil {
+		return nil
+	}
+	all := map[string]string{}
+	for i := 0; i+1 < len(m.Content); i += 2 {
+		name := m.Content[i].Value
+		all[name] = r.text(key+"."+name, m)
+	}
+	return all
 }
 
 type classReader struct{ problems []spec.Problem }

@@ -12,8 +12,8 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files; read the diff before you commit it")
 
-// TestGolden injects testdata/CASE/in.yaml in both modes. The result is MODE.yaml, or the problems: errors.txt, which are those
-// of both modes, or MODE.errors.txt. A golden file that no case makes fails.
+// TestGolden injects testdata/CASE/in.yaml in every mode. The result is MODE.yaml, or the problems: errors.txt, which are those
+// of all modes, or MODE.errors.txt. A golden file that no case makes fails.
 func TestGolden(t *testing.T) {
 	cases, err := filepath.Glob("testdata/*/in.yaml")
 	require.NoError(t, err)
@@ -28,10 +28,12 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+func modes() []Mode { return []Mode{Node, Privileged, Dev} }
+
 // goldens returns the files that a case has to have.
 func goldens(t *testing.T, in []byte) map[string]string {
 	files, problems := map[string]string{}, map[Mode]string{}
-	for _, m := range []Mode{Privileged, Dev} {
+	for _, m := range modes() {
 		o := Options{Mode: m}
 		out, err := Inject([]File{{"in.yaml", in}}, o)
 		if err != nil {
@@ -48,7 +50,7 @@ func goldens(t *testing.T, in []byte) map[string]string {
 		require.Equal(t, text, string(again.Files[0].Data), "the second injection changed something")
 		require.Equal(t, out.Workloads, again.Workloads)
 	}
-	if problems[Privileged] == problems[Dev] && problems[Dev] != "" {
+	if problems[Privileged] == problems[Dev] && problems[Node] == problems[Dev] && problems[Dev] != "" {
 		files["errors.txt"] = problems[Dev]
 		return files
 	}
@@ -89,7 +91,7 @@ func TestModesAreOneAnother(t *testing.T) {
 		data, err := os.ReadFile(filepath.Join("testdata", name, "in.yaml"))
 		require.NoError(t, err)
 		in := []File{{"in.yaml", data}}
-		for _, pair := range [][2]Mode{{Dev, Privileged}, {Privileged, Dev}} {
+		for _, pair := range [][2]Mode{{Dev, Privileged}, {Privileged, Dev}, {Node, Dev}, {Dev, Node}, {Node, Privileged}, {Privileged, Node}} {
 			direct, err := Inject(in, Options{Mode: pair[1]})
 			require.NoError(t, err)
 			first, err := Inject(in, Options{Mode: pair[0]})

@@ -24,7 +24,7 @@ func TestExampleWorkload(t *testing.T) {
 	w := out.Workloads[0]
 	require.Equal(t, "default StatefulSet db", w.Namespace+" "+w.Kind+" "+w.Name)
 	require.Equal(t, 1, w.Replicas)
-	require.Equal(t, []spec.Volume{{Name: "data", Size: 2 << 30, Class: "default", Replicas: 1, Sealing: v1alpha1.SealingOn, Mode: spec.ModeFilesystem, Access: spec.ReadWriteOnce,
+	require.Equal(t, []spec.Volume{{Name: "data", Size: 2 << 30, Class: "default", Replicas: 1, Sealing: v1alpha1.SealingOn, Engine: v1alpha1.EngineReplicated, Mode: spec.ModeFilesystem, Access: spec.ReadWriteOnce,
 		Trace: spec.Trace{Kind: spec.TraceEvery}}}, w.Spec.Volumes)
 	require.Equal(t, map[string]string{"app": "db"}, w.Template.Labels)
 	c := w.Template.Spec.InitContainers[0]
@@ -95,7 +95,7 @@ func FuzzInject(f *testing.F) {
 			whole = append(whole, s.bytes(s.body)...)
 		}
 		require.True(t, bytes.Equal(data, whole), "the segments are not the file")
-		for _, m := range []Mode{Privileged, Dev} {
+		for _, m := range modes() {
 			out, err := Inject([]File{{"in", data}}, Options{Mode: m})
 			if err != nil {
 				for _, line := range strings.Split(err.Error(), "\n") {

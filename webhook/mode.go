@@ -8,8 +8,11 @@ import (
 // Mode is how a pod's volumes are mounted.
 type Mode string
 
-// The modes. A third, "node", has the mounts made by a node plugin.
+// The modes.
 const (
+	// Node: the node plugin (CSI driver remora.dev) mounts, keeps the descriptors and hands out disk directories; the sidecar
+	// has no privileges, and the other containers do not change.
+	Node Mode = "node"
 	// Privileged: the sidecar is privileged and mounts by itself; propagation takes the mounts to the other containers.
 	Privileged Mode = "privileged"
 	// Dev: `remora dev` mounts; the sidecar is a process and the manifest never sees a cluster.
@@ -17,12 +20,12 @@ const (
 )
 
 // Modes lists the modes by name.
-func Modes() []string { return []string{string(Privileged), string(Dev)} }
+func Modes() []string { return []string{string(Node), string(Privileged), string(Dev)} }
 
 // ParseMode reads the name of a mode.
 func ParseMode(s string) (Mode, error) {
 	switch m := Mode(s); m {
-	case Privileged, Dev:
+	case Node, Privileged, Dev:
 		return m, nil
 	}
 	return "", fmt.Errorf("mode %q; allowed: %s", s, strings.Join(Modes(), ", "))

@@ -16,7 +16,7 @@ const Revision = "1"
 type status struct {
 	Revision string `json:"revision"`
 	Mode     Mode   `json:"mode"`
-	// Containers are the containers added.
+	// Containers are the containers added; none where the node plugin serves all volumes by itself.
 	Containers []string `json:"containers"`
 	// Volumes are the Remora volumes.
 	Volumes []string `json:"volumes"`
@@ -43,8 +43,11 @@ func Patch(t corev1.PodTemplateSpec, s spec.Spec, m Mode, cfg Config) corev1.Pod
 	if len(s.Volumes) == 0 {
 		return out
 	}
-	out.Spec.InitContainers = append([]corev1.Container{sidecar(s, m, cfg)}, out.Spec.InitContainers...)
-	now := status{Revision: Revision, Mode: m, Containers: []string{ContainerName}, Added: added}
+	now := status{Revision: Revision, Mode: m, Containers: []string{}, Added: added}
+	if len(s.Served()) > 0 {
+		out.Spec.InitContainers = append([]corev1.Container{sidecar(s, m, cfg)}, out.Spec.InitContainers...)
+		now.Containers = []string{ContainerName}
+	}
 	for _, v := range s.Volumes {
 		now.Volumes = append(now.Volumes, v.Name)
 	}
@@ -63,11 +66,11 @@ func Patch(t corev1.PodTemplateSpec, s spec.Spec, m Mode, cfg Config) corev1.Pod
 // at the end, or stay where they are if they are the same as before.
 func placeVolumes(p *corev1.PodSpec, s spec.Spec, m Mode, old status) (added []string) {
 	var want []corev1.Volume
-	if len(s.Volumes) > 0 {
+	if len(s.Served()) > 0 {
 		want = ownVolumes(m)
 	}
 	for _, v := range s.Volumes {
-		want = append(want, emptyDir(v.Name))
+		want = append(want, podVolume(m, v))
 	}
 	for _, v := range want {
 		if indexVolume(p.Volumes, v.Name) < 0 || slices.Contains(old.Added, v.Name) {
@@ -82,6 +85,8 @@ func placeVolumes(p *corev1.PodSpec, s spec.Spec, m Mode, old status) (added []s
 		}
 		if i := indexVolume(want, v.Name); i >= 0 {
 			v = want[i]
+		} else if isInline(v) {
+			v = emptyDir(v.Name) // as it was before the injection that is taken away
 		}
 		volumes = append(volumes, v)
 	}

@@ -1,10 +1,13 @@
 package webhook
 
 import (
+	"strconv"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/remora-storage/remora/api/v1alpha1"
 	"github.com/remora-storage/remora/webhook/spec"
 )
 
@@ -20,8 +23,11 @@ const (
 	KeysPath    = "/remora/keys"
 )
 
-// Port is where the sidecar answers /readyz, /status and /metrics in privileged mode.
+// Port is where the sidecar answers /readyz, /status and /metrics in node and privileged mode.
 const Port = 9440
+
+// NodeSocket is where the node plugin serves a pod in node mode: mounts, Volume objects and keys of this pod alone.
+const NodeSocket = DisksPath + "/run/node.sock"
 
 const (
 	disksVolume   = "remora-disks"
@@ -42,22 +48,32 @@ func sidecar(s spec.Spec, m Mode, cfg Config) corev1.Container {
 		Args:          []string{"sidecar", "--mode=" + string(m)},
 		Env:           environment(cfg),
 		RestartPolicy: &always,
-		Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{
-			corev1.ResourceCPU:    resource.MustParse("50m"),
-			corev1.ResourceMemory: resource.MustParse("64Mi"),
-		}},
+		Resources:     resources(s),
 	}
-	for _, v := range s.Volumes {
+	for _, v := range s.Served() {
 		c.Args = append(c.Args, "--volume="+v.Flag())
 	}
 	c.Args = append(c.Args, "--disks="+DisksPath)
 	switch m {
+	case Node:
+		node(&c)
 	case Privileged:
 		privileged(&c, s)
 	case Dev:
 		dev(&c)
 	}
 	return c
+}
+
+// resources are those of the classes; where none says anything, enough to start with.
+func resources(s spec.Spec) corev1.ResourceRequirements {
+	if r := s.Resources(); r.Requests != nil || r.Limits != nil {
+		return r
+	}
+	return corev1.ResourceRequirements{Requests: corev1.ResourceList{
+		corev1.ResourceCPU:    resource.MustParse("50m"),
+		corev1.ResourceMemory: resource.MustParse("64Mi"),
+	}}
 }
 
 func environment(cfg Config) []corev1.EnvVar {
@@ -76,6 +92,32 @@ func environment(cfg Config) []corev1.EnvVar {
 	return env
 }
 
+// nobody is the uid and gid of the sidecar in node mode: the node plugin gives it directories of this owner.
+const nobody = 65534
+
+// node gives the sidecar what the node plugin needs of it, and no rights: it passes Pod Security "restricted".
+func node(c *corev1.Container) {
+	yes, no, id := true, false, int64(nobody)
+	c.Args = append(c.Args, "--holder=unix:"+NodeSocket, "--authority=unix:"+NodeSocket, "--keys=unix:"+NodeSocket, "--listen=:9440")
+	c.SecurityContext = &corev1.SecurityContext{
+		RunAsUser: &id, RunAsGroup: &id, RunAsNonRoot: &yes,
+		Privileged: &no, AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &yes,
+		Capabilities:   &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+		SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+	}
+	c.VolumeMounts = []corev1.VolumeMount{{Name: disksVolume, MountPath: DisksPath}}
+	c.StartupProbe = startupProbe()
+}
+
+// startupProbe holds the application back until the sidecar serves every mount.
+func startupProbe() *corev1.Probe {
+	return &corev1.Probe{
+		ProbeHandler:     corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/readyz", Port: intstr.FromInt32(Port)}},
+		PeriodSeconds:    1,
+		FailureThreshold: 300,
+	}
+}
+
 // privileged lets the sidecar mount. It must be root whatever the pod's security context says.
 func privileged(c *corev1.Container, s spec.Spec) {
 	yes, no, root := true, false, int64(0)
@@ -88,11 +130,7 @@ func privileged(c *corev1.Container, s spec.Spec) {
 			Name: v.Name, MountPath: MountsPath + "/" + v.Name, MountPropagation: &bidirectional,
 		})
 	}
-	c.StartupProbe = &corev1.Probe{
-		ProbeHandler:     corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/readyz", Port: intstr.FromInt32(Port)}},
-		PeriodSeconds:    1,
-		FailureThreshold: 300,
-	}
+	c.StartupProbe = startupProbe()
 }
 
 func dev(c *corev1.Container) {
@@ -106,9 +144,28 @@ func dev(c *corev1.Container) {
 	}
 }
 
+// Driver is the CSI driver of the node plugin. Volumes of it are the injector's alone.
+const Driver = "remora.dev"
+
+// The attributes of a volume of Driver: what the node plugin is asked for. They are requests, not rights: whose volumes and
+// directories a pod gets is decided by who it is.
+const (
+	AttributeKind   = "kind"   // KindMount, KindLocal or KindDisks
+	AttributeVolume = "volume" // of KindMount and KindLocal: the pod volume's name
+	AttributeClass  = "class"  // of KindLocal
+	AttributeSize   = "size"   // of KindLocal: bytes
+
+	KindMount = "mount" // a file system that the sidecar serves
+	KindLocal = "local" // a directory of the node's disk, without a sidecar
+	KindDisks = "disks" // the disk directories and the socket of the pod's sidecar
+)
+
 // ownVolumes are the pod volumes that the sidecar needs for itself.
 func ownVolumes(m Mode) []corev1.Volume {
-	if m == Dev {
+	switch m {
+	case Node:
+		return []corev1.Volume{inline(disksVolume, map[string]string{AttributeKind: KindDisks})}
+	case Dev:
 		return []corev1.Volume{emptyDir(disksVolume), emptyDir(runVolume), emptyDir(volumesVolume), emptyDir(keysVolume)}
 	}
 	create := corev1.HostPathDirectoryOrCreate
@@ -117,6 +174,25 @@ func ownVolumes(m Mode) []corev1.Volume {
 		VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: hostDisks, Type: &create}},
 	}}
 }
+
+// podVolume is what a Remora volume is in the pod.
+func podVolume(m Mode, v spec.Volume) corev1.Volume {
+	switch {
+	case m != Node:
+		return emptyDir(v.Name)
+	case v.Engine == v1alpha1.EngineLocal:
+		return inline(v.Name, map[string]string{AttributeKind: KindLocal, AttributeVolume: v.Name, AttributeClass: v.Class, AttributeSize: strconv.FormatInt(v.Size, 10)})
+	default:
+		return inline(v.Name, map[string]string{AttributeKind: KindMount, AttributeVolume: v.Name})
+	}
+}
+
+func inline(name string, attributes map[string]string) corev1.Volume {
+	return corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{Driver: Driver, VolumeAttributes: attributes}}}
+}
+
+// isInline says whether v is a volume of the node plugin.
+func isInline(v corev1.Volume) bool { return v.CSI != nil && v.CSI.Driver == Driver }
 
 func emptyDir(name string) corev1.Volume {
 	return corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}

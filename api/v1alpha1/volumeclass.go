@@ -37,6 +37,10 @@ type VolumeClassSpec struct {
 	MaxSize string `json:"maxSize,omitempty"`
 	// DefaultSize is used where a pod gives no size. Empty means that the pod must.
 	DefaultSize string `json:"defaultSize,omitempty"`
+	// Engine says what serves the volumes. Empty means "replicated".
+	Engine Engine `json:"engine,omitempty"`
+	// Sidecar is about the container that serves the volumes.
+	Sidecar SidecarPolicy `json:"sidecar,omitempty"`
 	// Trace bounds <volume>.remora.dev/trace.
 	Trace TracePolicy `json:"trace,omitempty"`
 }
@@ -48,6 +52,31 @@ type TracePolicy struct {
 	// Allowed lists what a pod may choose: "every", "slow", "off", "ratio" (any ratio). Nil means all of them; an empty list
 	// means the default only.
 	Allowed []string `json:"allowed,omitempty"`
+}
+
+// Engine says what serves a volume.
+type Engine string
+
+// The engines of a class.
+const (
+	// EngineReplicated is the sidecar in the pod, with what it does: copies, sealing, traces.
+	EngineReplicated Engine = "replicated"
+	// EngineLocal is a directory of the node's disk with a quota, bound straight into the pod: native speed, one node, no sealing, no
+	// traces, no copies.
+	EngineLocal Engine = "local"
+)
+
+// SidecarPolicy is what a class gives the sidecar of pods that use it.
+type SidecarPolicy struct {
+	// Resources of the container. Nil means requests of 50m CPU and 64Mi memory, and no limits. Of several classes in a pod the
+	// largest request counts, and the largest limit if all of them have one.
+	Resources *SidecarResources `json:"resources,omitempty"`
+}
+
+// SidecarResources are Kubernetes quantities of "cpu" and "memory".
+type SidecarResources struct {
+	Requests map[string]string `json:"requests,omitempty"`
+	Limits   map[string]string `json:"limits,omitempty"`
 }
 
 // Durability says what an answered write has survived.

@@ -38,7 +38,7 @@ passes untouched, byte for byte. Injecting twice changes nothing. All problems a
 	}
 	f := c.Flags()
 	f.StringArrayVarP(&files, "file", "f", nil, "manifest to read, or - for standard input; may be given several times")
-	f.StringVar(&mode, "mode", string(webhook.Privileged), "how volumes are mounted: "+strings.Join(webhook.Modes(), " or "))
+	f.StringVar(&mode, "mode", string(webhook.Node), "how volumes are mounted: "+strings.Join(webhook.Modes(), ", "))
 	f.StringVar(&cfg.Image, "image", webhook.DefaultImage, "image of the sidecar")
 	f.StringVar(&cfg.OTLPEndpoint, "otlp-endpoint", "", "URL to which sidecars send traces (default: none are sent)")
 	return c

@@ -25,7 +25,7 @@ func runInject(in string, args ...string) (out, report string, err error) {
 func TestInjectFromStandardInput(t *testing.T) {
 	in, err := os.ReadFile("../../webhook/testdata/statefulset/in.yaml")
 	require.NoError(t, err)
-	want, err := os.ReadFile("../../webhook/testdata/statefulset/privileged.yaml")
+	want, err := os.ReadFile("../../webhook/testdata/statefulset/node.yaml")
 	require.NoError(t, err)
 	out, report, err := runInject(string(in), "-f", "-")
 	require.NoError(t, err)
@@ -55,6 +55,6 @@ func TestInjectReportsEverything(t *testing.T) {
 func TestInjectFlags(t *testing.T) {
 	_, _, err := runInject("")
 	require.ErrorContains(t, err, "write -f FILE")
-	_, _, err = runInject("", "-f", "-", "--mode=node")
-	require.EqualError(t, err, `--mode: mode "node"; allowed: privileged, dev`)
+	_, _, err = runInject("", "-f", "-", "--mode=nodes")
+	require.EqualError(t, err, `--mode: mode "nodes"; allowed: node, privileged, dev`)
 }

@@ -5,7 +5,10 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/remora-storage/remora/api/v1alpha1"
 )
 
 // Ours says whether an annotation's key is in Remora's domain, whatever its case: Kubernetes takes Remora.dev/Volumes too, and
@@ -40,6 +43,7 @@ func Parse(annotations map[string]string, classes Classes) (Spec, []Problem) {
 	for _, name := range p.names {
 		p.volume(name)
 	}
+	p.spec.resources = largest(p.resources)
 	slices.SortStableFunc(p.problems, func(a, b Problem) int { return strings.Compare(a.Key, b.Key) })
 	return p.spec, p.problems
 }
@@ -50,6 +54,7 @@ type parser struct {
 	// names are the good names of the list, listed all of them.
 	names, listed []string
 	spec          Spec
+	resources     []corev1.ResourceRequirements
 	problems      []Problem
 }
 
@@ -118,6 +123,13 @@ func volumeAttrs() []string {
 	return []string{AttrSize, AttrClass, AttrMode, AttrAccess, AttrTrace}
 }
 
+// administrators are keys that somebody may try, and that no pod is ever given: they would lead out of its own volumes and rights.
+func administrators() []string {
+	return []string{"image", "imagepullpolicy", "command", "args", "env", "resources", "privileged", "mode", "securitycontext", "runasuser", "capabilities", "mounts", "hostpath",
+		"path", "disk", "disks", "root", "node", "peers", "replica", "replicas", "owner", "namespace", "tenant", "volumename", "uid", "key", "keys", "secret",
+		"credentials", "endpoint", "bucket", "otlp-endpoint", "serviceaccount", "sealing", "durability", "engine", "kind", "holder", "authority"}
+}
+
 // keys refuses every key of ours that means nothing.
 func (p *parser) keys() {
 	_, listed := p.annotations[KeyVolumes]
@@ -170,6 +182,12 @@ func (p *parser) unknownKey(key string) {
 			known = append(known, name+"."+Domain+"/"+attr)
 		}
 	}
+	_, attr, _ := strings.Cut(key, "/")
+	if slices.Contains(administrators(), strings.ToLower(attr)) {
+		p.bad(key, "is for the administrator to decide, not for a pod", strings.Join(append(podKeys(), "VOLUME."+Domain+"/ and one of "+strings.Join(volumeAttrs(), ", ")), ", "),
+			"remove the annotation, or ask for a VolumeClass that decides it")
+		return
+	}
 	fix := "remove the annotation"
 	if n := Nearest(key, known); n != "" {
 		fix = "write " + n
@@ -194,8 +212,12 @@ func (p *parser) volume(name string) {
 	}
 	v.Replicas = class.Replicas
 	v.Sealing = class.Sealing
+	v.Engine = class.Engine
 	v.Size = p.size(key(AttrSize), class, known)
 	v.Trace = p.trace(key(AttrTrace), class)
+	if v.Engine == v1alpha1.EngineReplicated {
+		p.resources = append(p.resources, class.Resources)
+	}
 	p.only(key(AttrMode), string(ModeFilesystem), "Block")
 	p.only(key(AttrAccess), string(ReadWriteOnce), "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod")
 	p.spec.Volumes = append(p.spec.Volumes, v)
@@ -225,6 +247,10 @@ func (p *parser) size(key string, class Class, classKnown bool) int64 {
 func (p *parser) trace(key string, class Class) Trace {
 	text, ok := p.annotations[key]
 	if !ok {
+		return class.Trace
+	}
+	if class.Engine == v1alpha1.EngineLocal {
+		p.bad(key, "means nothing in class "+Quote(class.Name)+", whose engine local has no traces", "no trace setting", "remove the annotation, or choose another class")
 		return class.Trace
 	}
 	t, err := ParseTrace(text)

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/remora-storage/remora/api/v1alpha1"
@@ -24,6 +25,9 @@ type Class struct {
 	Name     string
 	Replicas int
 	Sealing  v1alpha1.Sealing
+	Engine   v1alpha1.Engine
+	// Resources of the sidecar; empty if the class says nothing.
+	Resources corev1.ResourceRequirements
 	// DefaultSize is in bytes; zero means that the pod must give a size.
 	DefaultSize int64
 	// MinSize and MaxSize are in bytes, within the bounds of every volume.
@@ -68,6 +72,8 @@ func NewClass(name string, s v1alpha1.VolumeClassSpec) (Class, []Problem) {
 	}
 	ps = append(ps, checkChoices(s)...)
 	ps = append(ps, c.setSealing(s.Sealing)...)
+	ps = append(ps, c.setEngine(s)...)
+	ps = append(ps, c.setResources(s.Sidecar.Resources)...)
 	ps = append(ps, c.setSizes(s)...)
 	ps = append(ps, c.setTrace(s.Trace)...)
 	return c, ps
@@ -118,6 +124,32 @@ func (c *Class) setSealing(s v1alpha1.Sealing) []Problem {
 		return []Problem{{Key: "spec.sealing", Value: string(s), HasValue: true, What: "is unknown", Allowed: `"on", "off"`, Fix: `write "on", or leave it out`}}
 	}
 	return nil
+}
+
+// setEngine: a class of the engine local promises nothing that only a sidecar does.
+func (c *Class) setEngine(s v1alpha1.VolumeClassSpec) (ps []Problem) {
+	c.Engine = s.Engine
+	switch s.Engine {
+	case "":
+		c.Engine = v1alpha1.EngineReplicated
+		return nil
+	case v1alpha1.EngineReplicated:
+		return nil
+	case v1alpha1.EngineLocal:
+	default:
+		return []Problem{{Key: "spec.engine", Value: string(s.Engine), HasValue: true, What: "is unknown", Allowed: `"replicated", "local"`, Fix: `write "replicated", or leave it out`}}
+	}
+	if s.Sealing == v1alpha1.SealingOn {
+		ps = append(ps, Problem{Key: "spec.sealing", Value: string(s.Sealing), HasValue: true, What: "is not what the engine local does", Allowed: `"off"`, Fix: `write "off", or leave it out`})
+	}
+	if s.Trace.Default != "" || s.Trace.Allowed != nil {
+		ps = append(ps, Problem{Key: "spec.trace", What: "is there, and the engine local has no traces", Allowed: "no trace", Fix: "remove it"})
+	}
+	if s.Sidecar.Resources != nil {
+		ps = append(ps, Problem{Key: "spec.sidecar.resources", What: "is there, and the engine local has no sidecar", Allowed: "no sidecar", Fix: "remove it"})
+	}
+	c.Sealing = v1alpha1.SealingOff
+	return ps
 }
 
 func (c *Class) setSizes(s v1alpha1.VolumeClassSpec) (ps []Problem) {

@@ -6,9 +6,11 @@ package spec
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/remora-storage/remora/api/v1alpha1"
@@ -40,7 +42,18 @@ const (
 type Spec struct {
 	// Volumes are in the order of remora.dev/volumes; names are unique.
 	Volumes []Volume
+	// resources of the sidecar, as the classes of the volumes have them.
+	resources corev1.ResourceRequirements
 }
+
+// Served returns the volumes that the sidecar serves: all but those of the engine local.
+func (s Spec) Served() []Volume {
+	return slices.DeleteFunc(slices.Clone(s.Volumes), func(v Volume) bool { return v.Engine == v1alpha1.EngineLocal })
+}
+
+// Resources are those of the sidecar: of the classes of the volumes that it serves, the largest requests, and the largest limits
+// of what all of them limit. They are empty if no class says anything.
+func (s Spec) Resources() corev1.ResourceRequirements { return *s.resources.DeepCopy() }
 
 // Find returns the volume of that name.
 func (s Spec) Find(name string) (Volume, bool) {
@@ -64,9 +77,11 @@ type Volume struct {
 	Replicas int
 	// Sealing says whether what leaves the sidecar's memory is encrypted and authenticated, or checksummed only.
 	Sealing v1alpha1.Sealing
-	Mode    Mode
-	Access  Access
-	Trace   Trace
+	// Engine is what serves the volume.
+	Engine v1alpha1.Engine
+	Mode   Mode
+	Access Access
+	Trace  Trace
 }
 
 // Mode is how a volume is offered to the pod.
@@ -82,7 +97,8 @@ type Access string
 const ReadWriteOnce Access = "ReadWriteOnce"
 
 // Flag returns the volume as the value of the sidecar's --volume flag, for example
-// "name=data,size=2147483648,class=default,replicas=1,sealing=on,trace=every". Mode and Access have one value each and are not in it.
+// "name=data,size=2147483648,class=default,replicas=1,sealing=on,trace=every". Engine, Mode and Access have one value each
+// for a sidecar and are not in it.
 // ParseVolumeFlag reads it back.
 func (v Volume) Flag() string {
 	return fmt.Sprintf("name=%s,size=%d,class=%s,replicas=%d,sealing=%s,trace=%s", v.Name, v.Size, v.Class, v.Replicas, v.Sealing, v.Trace)
@@ -90,7 +106,7 @@ func (v Volume) Flag() string {
 
 // ParseVolumeFlag reads what Flag wrote. Every key must be there, once; the order is free.
 func ParseVolumeFlag(s string) (Volume, error) {
-	v := Volume{Mode: ModeFilesystem, Access: ReadWriteOnce}
+	v := Volume{Engine: v1alpha1.EngineReplicated, Mode: ModeFilesystem, Access: ReadWriteOnce}
 	seen := map[string]bool{}
 	for _, field := range strings.Split(s, ",") {
 		key, value, ok := strings.Cut(field, "=")

@@ -49,7 +49,7 @@ func TestTraceRoundTrips(t *testing.T) {
 }
 
 func TestVolumeFlagRoundTrips(t *testing.T) {
-	v := Volume{Name: "data", Size: 2 << 30, Class: "default", Replicas: 1, Sealing: v1alpha1.SealingOn, Mode: ModeFilesystem, Access: ReadWriteOnce, Trace: Trace{Kind: TraceEvery}}
+	v := Volume{Name: "data", Size: 2 << 30, Class: "default", Replicas: 1, Sealing: v1alpha1.SealingOn, Engine: v1alpha1.EngineReplicated, Mode: ModeFilesystem, Access: ReadWriteOnce, Trace: Trace{Kind: TraceEvery}}
 	require.Equal(t, "name=data,size=2147483648,class=default,replicas=1,sealing=on,trace=every", v.Flag())
 	again, err := ParseVolumeFlag(v.Flag())
 	require.NoError(t, err)
@@ -75,8 +75,8 @@ func TestParse(t *testing.T) {
 	}, classes)
 	require.Empty(t, problems)
 	require.Equal(t, Spec{Volumes: []Volume{
-		{Name: "data", Size: 2 << 30, Class: "default", Replicas: 1, Sealing: v1alpha1.SealingOn, Mode: ModeFilesystem, Access: ReadWriteOnce, Trace: Trace{Kind: TraceSlow}},
-		{Name: "logs", Size: 1 << 30, Class: "small", Replicas: 1, Sealing: v1alpha1.SealingOn, Mode: ModeFilesystem, Access: ReadWriteOnce, Trace: Trace{Kind: TraceRatio, Ratio: 0.5}},
+		{Name: "data", Size: 2 << 30, Class: "default", Replicas: 1, Sealing: v1alpha1.SealingOn, Engine: v1alpha1.EngineReplicated, Mode: ModeFilesystem, Access: ReadWriteOnce, Trace: Trace{Kind: TraceSlow}},
+		{Name: "logs", Size: 1 << 30, Class: "small", Replicas: 1, Sealing: v1alpha1.SealingOn, Engine: v1alpha1.EngineReplicated, Mode: ModeFilesystem, Access: ReadWriteOnce, Trace: Trace{Kind: TraceRatio, Ratio: 0.5}},
 	}}, s)
 	_, problems = Parse(map[string]string{"remora.dev/volumes": "logs", "logs.remora.dev/class": "small", "logs.remora.dev/trace": "slow"}, classes)
 	require.Len(t, problems, 1)
