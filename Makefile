@@ -28,6 +28,9 @@ SEED ?=
 WORK ?= TestTrees|TestGitOfATree|TestRsync|TestLinuxBuild|TestPostgresRegression|TestLSM
 # The vulnerability database of `make check`, for machines that do not reach the public one: VULNDB=file:///srv/vulndb
 VULNDB ?=
+# Name and architectures of `make image`.
+IMAGE ?= remora:dev
+ARCH ?= amd64,arm64
 # How long one package's tests may take.
 TESTTIME ?= 20m
 
@@ -36,7 +39,7 @@ ifneq ($(shell git status --porcelain >/dev/null 2>&1 && echo yes),yes)
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 endif
 
-.PHONY: help build dev test check bench extremes posix storm fsx crash planted powercut realwork fuzz clean
+.PHONY: help build dev image cluster cluster-down test check bench extremes posix storm fsx crash planted powercut realwork fuzz clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|' 2>/dev/null || \
@@ -58,6 +61,19 @@ test: ## all tests that this machine can run, with the race detector (PKG=, RUN=
 	go tool gotestsum --format pkgname --format-hide-empty-pkg --jsonfile bin/test.json -- \
 		-race -timeout $(TESTTIME) $(RUN) $(PKG)
 	@go run ./e2e/skips bin/test.json
+
+image: ## bin/remora-image.tar: the image for all architectures, reproducible, without Docker (IMAGE=, ARCH=)
+	@scripts/need build
+	go run ./manifests/image/build -name $(IMAGE) -arch $(ARCH) -o bin/remora-image.tar
+
+cluster: ## a real Kubernetes of three nodes on this machine; the first time it is built from its Go modules, which takes minutes
+	@scripts/need cluster
+	@go build -o bin/cluster ./e2e/cluster
+	bin/cluster up
+
+cluster-down: ## stop it; nothing of it is left but the programs in the cache
+	@go build -o bin/cluster ./e2e/cluster
+	bin/cluster down
 
 bench: ## compare a volume with a plain directory of the same disk, and with an unsealed one (BENCH='-only w1 -rounds 5')
 	@scripts/need bench

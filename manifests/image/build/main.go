@@ -1,0 +1,67 @@
+// Command build makes Remora's image: the one static program for every architecture, and nothing else.
+//
+//	go run ./manifests/image/build -name remora:dev -arch amd64,arm64 -o bin/remora-image.tar
+package main
+
+import (
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/remora-storage/remora/manifests/image"
+)
+
+func main() {
+	name := flag.String("name", "remora:dev", "name and tag of the image")
+	archs := flag.String("arch", "amd64,arm64", "architectures, as Go names them")
+	out := flag.String("o", "bin/remora-image.tar", "the archive that is written")
+	flag.Parse()
+	if err := build(*name, strings.Split(*archs, ","), *out); err != nil {
+		fmt.Fprintln(os.Stderr, "image:", err)
+		os.Exit(1)
+	}
+}
+
+func build(name string, archs []string, out string) error {
+	dir, err := os.MkdirTemp("", "remora-image-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	i := image.Image{Name: name}
+	for _, arch := range archs {
+		program := filepath.Join(dir, "remora-"+arch)
+		if err := compile(program, arch); err != nil {
+			return err
+		}
+		i.Platforms = append(i.Platforms, image.Platform{
+			Architecture: arch,
+			Files: []image.File{
+				{Path: "/remora", Mode: 0o755, From: program},
+				{Path: "/tmp", Mode: fs.ModeDir | fs.ModeSticky | 0o777},
+				{Path: "/etc/passwd", Mode: 0o644, Data: []byte("root:x:0:0:root:/:/\nnobody:x:65534:65534:nobody:/:/\n")},
+				{Path: "/etc/group", Mode: 0o644, Data: []byte("root:x:0:\nnogroup:x:65534:\n")},
+			},
+			Entrypoint: []string{"/remora"},
+			User:       "65534:65534",
+		})
+	}
+	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
+		return err
+	}
+	return image.WriteFile(out, i)
+}
+
+// compile builds the program as everybody would get it: no path of this machine, no version control, no build ID in it.
+func compile(program, arch string) error {
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", program, "./cmd/remora")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
+	if said, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", arch, err, said)
+	}
+	return nil
+}
