@@ -97,10 +97,14 @@ func (c *checker) reserved() {
 		if spec.Reserved(v.Name) && !slices.Contains(c.old.Added, v.Name) {
 			c.bad("spec.volumes", v.Name, "is a volume name reserved for the injector", allowed, "rename the volume")
 		} else if isInline(v) && !spec.Reserved(v.Name) && !c.wasInline(v) {
-			c.bad("spec.volumes["+v.Name+"].csi.driver", Driver, "is the driver of volumes that the injector makes", "emptyDir, or no volume of that name",
-				fmt.Sprintf("remove the volume, and name it in the annotation %s", spec.KeyVolumes))
+			c.inline(v)
 		}
 	}
+}
+
+func (c *checker) inline(v corev1.Volume) {
+	c.bad("spec.volumes["+v.Name+"].csi.driver", Driver, "is the driver of volumes that the injector makes", "emptyDir, or no volume of that name",
+		fmt.Sprintf("remove the volume, and name it in the annotation %s", spec.KeyVolumes))
 }
 
 // wasInline says whether v is a volume that an earlier injection gave the pod in node mode.

@@ -21,6 +21,15 @@ var (
 	traceFields    = []string{"default", "allowed"}
 )
 
+// ParseClass reads a VolumeClass as JSON. Where there are problems, the class is not to be used.
+func ParseClass(data []byte) (spec.Class, []spec.Problem) {
+	root, err := fromJSON(data)
+	if err != nil {
+		return spec.Class{}, []spec.Problem{{Key: "manifest", What: "is not JSON: " + err.Error(), Allowed: "a VolumeClass", Fix: "write it anew"}}
+	}
+	return readClass(root)
+}
+
 // readClass reads a VolumeClass document.
 func readClass(root *yaml.Node) (spec.Class, []spec.Problem) {
 	r := classReader{}

@@ -3,6 +3,7 @@ package webhook
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -28,6 +29,10 @@ type Options struct {
 	// Mode has no default.
 	Mode   Mode
 	Config Config
+	// Classes are known besides the built-in ones and those of the files, which replace them.
+	Classes spec.Classes
+	// Place says on which nodes alone a Pod may run, because its volumes are there; no nodes: anywhere. Nil: anywhere.
+	Place func(Workload) (nodes []string, problems []spec.Problem)
 }
 
 // Result is what Inject made.
@@ -42,6 +47,7 @@ type Result struct {
 // every problem of every document; then there is no Result. Data of the files is not changed, and may be shared with the Result.
 func Inject(files []File, o Options) (Result, error) {
 	in := injector{options: o, classes: spec.BuiltIn(), result: Result{Files: slices.Clone(files)}}
+	maps.Copy(in.classes, o.Classes)
 	docs := make([][]*document, len(files))
 	for i, f := range files {
 		docs[i] = in.read(f)

@@ -2,6 +2,7 @@ package webhook
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -40,6 +41,21 @@ type Config struct {
 	Image string
 	// OTLPEndpoint is where sidecars send traces, a URL. Empty means that they send none.
 	OTLPEndpoint string
+	// Revision is the name of an injector beside the default one, a canary's for example; the status annotation carries it.
+	Revision string
+	// AllowedImages are images besides Image that a sidecar may be changed to while its pod runs: names, or prefixes before a *.
+	AllowedImages []string
+}
+
+// Allows says whether a sidecar may have that image.
+func (c Config) Allows(image string) bool {
+	if image == c.image() {
+		return true
+	}
+	return slices.ContainsFunc(c.AllowedImages, func(allowed string) bool {
+		prefix, any := strings.CutSuffix(allowed, "*")
+		return image == allowed || any && strings.HasPrefix(image, prefix)
+	})
 }
 
 func (c Config) image() string {

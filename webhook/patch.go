@@ -22,6 +22,10 @@ type status struct {
 	Volumes []string `json:"volumes"`
 	// Added are the pod volumes that were not there before, the sidecar's own among them.
 	Added []string `json:"added"`
+	// Nodes are those to which the pod was pinned.
+	Nodes []string `json:"nodes,omitempty"`
+	// Injector is Config.Revision.
+	Injector string `json:"injector,omitempty"`
 }
 
 // readStatus returns the zero status if there is none, or one that cannot be read: Check has refused those.
@@ -30,22 +34,40 @@ func readStatus(annotations map[string]string) (s status) {
 	return s
 }
 
+// Live is what an injector in a cluster knows of a pod, and the command line does not.
+type Live struct {
+	// Nodes are those on which alone the pod may run, because its volumes are there. None: anywhere.
+	Nodes []string
+	// Keep says that the pod went through admission already: the sidecar keeps what the API server gave it there.
+	Keep bool
+}
+
 // Patch returns the pod template with what s asks for, and takes away what an earlier injection added and s no longer asks for:
 // with an empty Spec it undoes the injection. The template must have passed Check; it is not changed. Patch is a pure function,
 // and Patch of its own result is the same.
-func Patch(t corev1.PodTemplateSpec, s spec.Spec, m Mode, cfg Config) corev1.PodTemplateSpec {
+func Patch(t corev1.PodTemplateSpec, s spec.Spec, m Mode, cfg Config, live Live) corev1.PodTemplateSpec {
 	out := *t.DeepCopy()
 	old := readStatus(t.Annotations)
+	var granted granted
+	if live.Keep {
+		granted = grants(out.Spec, m)
+	}
 	out.Spec.InitContainers = slices.DeleteFunc(out.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == ContainerName })
 	added := placeVolumes(&out.Spec, s, m, old)
 	propagate(&out.Spec, s, m, old)
+	if len(s.Volumes) == 0 {
+		live.Nodes = nil
+	}
+	pin(&out.Spec, live.Nodes, old.Nodes)
 	delete(out.Annotations, spec.KeyStatus)
 	if len(s.Volumes) == 0 {
 		return out
 	}
-	now := status{Revision: Revision, Mode: m, Containers: []string{}, Added: added}
+	now := status{Revision: Revision, Mode: m, Containers: []string{}, Added: added, Nodes: live.Nodes, Injector: cfg.Revision}
 	if len(s.Served()) > 0 {
-		out.Spec.InitContainers = append([]corev1.Container{sidecar(s, m, cfg)}, out.Spec.InitContainers...)
+		c := sidecar(s, m, cfg)
+		granted.keep(&c)
+		out.Spec.InitContainers = append([]corev1.Container{c}, out.Spec.InitContainers...)
 		now.Containers = []string{ContainerName}
 	}
 	for _, v := range s.Volumes {

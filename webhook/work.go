@@ -31,11 +31,15 @@ func (w *work) run() {
 	}
 	annotations, unquoted := w.annotations(get(node, "metadata", "annotations"))
 	_, injected := annotations[spec.KeyStatus]
-	if !spec.Wanted(annotations) && !injected {
+	optedOut := text(node, "metadata", "labels", spec.KeyInject) == "false"
+	if (!spec.Wanted(annotations) || optedOut) && !injected {
 		w.problems = append(w.problems, unquoted...) // a bare false opts nobody out: Kubernetes refuses the pod
 		return
 	}
-	s, problems := spec.Parse(annotations, w.classes)
+	s, problems := spec.Spec{}, []spec.Problem(nil)
+	if !optedOut {
+		s, problems = spec.Parse(annotations, w.classes)
+	}
 	for _, p := range unquoted {
 		if !slices.ContainsFunc(problems, func(other spec.Problem) bool { return other.Key == p.Key }) {
 			problems = append(problems, p) // otherwise quotes alone would not do
@@ -55,7 +59,14 @@ func (w *work) run() {
 	if len(w.problems) > 0 {
 		return
 	}
-	done.Template = Patch(t, s, w.options.Mode, w.options.Config)
+	live := Live{Keep: w.options.Place != nil && w.object.kind == "Pod"}
+	if w.options.Place != nil && w.object.kind == "Pod" && len(s.Volumes) > 0 {
+		live.Nodes, w.problems = w.options.Place(done)
+		if len(w.problems) > 0 {
+			return
+		}
+	}
+	done.Template = Patch(t, s, w.options.Mode, w.options.Config, live)
 	w.write(node, t, done.Template)
 	if len(s.Volumes) == 0 {
 		return
