@@ -80,3 +80,20 @@ func (s *Store) SyncPlaced() error {
 	}
 	return nil
 }
+
+// Placed reads content that Place wrote, and checks that nobody has changed it since.
+func (s *Store) Placed(slot uint32, o *record.BlockOp) ([]byte, error) {
+	b := make([]byte, int(o.Count)*record.BlockSize)
+	if err := s.arena.read(slot, o.First, b); err != nil {
+		return nil, err
+	}
+	for i := range o.Seals {
+		if record.Checksum(b[i*record.BlockSize:(i+1)*record.BlockSize]) != o.Seals[i].CRC {
+			return nil, fmt.Errorf("slot %d has changed since blob %d was placed there", slot, o.Blob)
+		}
+	}
+	return b, nil
+}
+
+// Opened is the index up to which the metadata had applied the log when it was opened.
+func (s *Store) Opened() record.Index { return s.opened }

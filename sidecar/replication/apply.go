@@ -15,6 +15,14 @@ const applyBatch = 128
 // applyBytes of records are applied without waiting for more.
 const applyBytes = 1 << 20
 
+// size is the record's, in bytes; 0 for an entry of Raft's own.
+func (it *item) size() int64 {
+	if it.rec == nil {
+		return 0
+	}
+	return int64(it.rec.EncodedSize())
+}
+
 // enqueue leaves committed records to the apply loop. They may wait a little: reads find them in the overlay, and one batch of many
 // costs the store less than many of one, above all where they change the same keys. g.mu is held.
 func (g *Group) enqueue(items []item, bytes int64) {
@@ -53,7 +61,7 @@ func (g *Group) dequeue() []item {
 	items := g.queue[:min(len(g.queue), applyBatch)]
 	g.queue = g.queue[len(items):]
 	for i := range items {
-		g.queued -= int64(items[i].rec.EncodedSize())
+		g.queued -= items[i].size()
 	}
 	g.due = g.due && len(g.queue) > 0
 	return items
@@ -61,7 +69,6 @@ func (g *Group) dequeue() []item {
 
 // apply gives committed records to the store, in order, until Close.
 func (g *Group) apply() {
-	defer g.applier.Done()
 	for {
 		g.mu.Lock()
 		for !g.applicable() && g.failed == nil && !g.closing && !g.pressed {
@@ -74,36 +81,42 @@ func (g *Group) apply() {
 		if stop {
 			return
 		}
+		err := g.applyBatch(items, onApplied)
 		if len(items) == 0 {
-			if err := g.Checkpoint(); err != nil {
-				g.fail(err)
-				return
-			}
-			continue
-		}
-		err := g.guard(items)
-		if err == nil {
-			err = g.store.Apply(entries(items))
+			err = g.Checkpoint()
 		}
 		if err != nil {
-			g.fail(err)
-			return
-		}
-		g.afterApply(items, onApplied)
-		clear(items) // likewise
-		if err := g.maybeCheckpoint(); err != nil {
 			g.fail(err)
 			return
 		}
 	}
 }
 
+// applyBatch gives a batch to the store.
+func (g *Group) applyBatch(items []item, onApplied func([]*record.Record)) error {
+	if len(items) == 0 {
+		return nil
+	}
+	err := g.guard(items)
+	if err == nil {
+		err = g.store.Apply(entries(items))
+	}
+	if err != nil {
+		return err
+	}
+	g.afterApply(items, onApplied)
+	clear(items) // likewise
+	return g.maybeCheckpoint()
+}
+
 func (g *Group) afterApply(items []item, onApplied func([]*record.Record)) {
-	records := make([]*record.Record, len(items))
+	records := make([]*record.Record, 0, len(items))
 	bytes := int64(0)
 	for i := range items {
-		records[i] = items[i].rec
-		bytes += int64(items[i].rec.EncodedSize())
+		if items[i].rec != nil {
+			records = append(records, items[i].rec)
+		}
+		bytes += items[i].size()
 	}
 	if onApplied != nil {
 		onApplied(records)
@@ -111,6 +124,9 @@ func (g *Group) afterApply(items []item, onApplied func([]*record.Record)) {
 	g.mu.Lock()
 	g.applied = items[len(items)-1].index
 	g.unapplied -= bytes
+	if g.peers != nil {
+		g.forgetApplied(items)
+	}
 	g.changed.Broadcast()
 	g.mu.Unlock()
 }
@@ -136,8 +152,13 @@ func (g *Group) Checkpoint() error {
 	}
 	for _, items := range [][]item{g.queue, g.core.bound, g.core.unbound, g.recovered} {
 		for i := range items {
-			kept = min(kept, items[i].payload)
+			if items[i].rec != nil {
+				kept = min(kept, items[i].payload)
+			}
 		}
+	}
+	if g.peers != nil {
+		kept = g.peers.needs(kept)
 	}
 	g.mu.Unlock()
 	at, err := g.store.Checkpoint()
@@ -157,7 +178,7 @@ func (g *Group) saveCheckpoint(at store.Checkpoint) error {
 	if err := g.disk.syncs.settle(); err != nil {
 		return err
 	}
-	if err := g.cfg.Replica.SaveCheckpoint(at, uint64(from)); err != nil {
+	if err := g.cfg.Replica.SaveGroupCheckpoint(at, uint64(from), g.groupState(at)); err != nil {
 		return err
 	}
 	if err := g.guard(nil); err != nil {
@@ -169,11 +190,11 @@ func (g *Group) saveCheckpoint(at store.Checkpoint) error {
 	if err := g.store.Reclaim(at.Index, all); err != nil {
 		return err
 	}
-	err := g.saveHardState(at)
+	err := g.saveHardState()
 	if errors.Is(err, journal.ErrNoSpace) {
 		// What goes now has no HardState that is needed, and may be the next segment.
 		if err = g.disk.release(g.hardAt); err == nil {
-			err = g.saveHardState(at)
+			err = g.saveHardState()
 		}
 	}
 	if err == nil {
@@ -195,15 +216,28 @@ func (g *Group) saveCheckpoint(at store.Checkpoint) error {
 }
 
 // saveHardState makes a HardState durable: it must outlive the segment that has the one before.
-func (g *Group) saveHardState(at store.Checkpoint) error {
-	key := g.key()
+func (g *Group) saveHardState() error {
 	start := g.disk.journal.End()
-	hard := journal.HardState{Term: term, Vote: uint64(key.replica), Commit: uint64(at.Index)}
-	if _, err := g.disk.journal.AppendHardState(uint64(key.group), uint64(key.replica), hard); err != nil {
+	g.mu.Lock()
+	err := g.appendHardLocked()
+	g.mu.Unlock()
+	if err != nil {
 		return err
 	}
 	g.hardAt = start
-	_, err := g.disk.sync()
+	_, err = g.disk.sync()
+	return err
+}
+
+// appendHardLocked writes the newest HardState: under g.mu, so that none comes after a newer one.
+func (g *Group) appendHardLocked() error {
+	key := g.key()
+	hard := journal.HardState{Term: term, Vote: uint64(key.replica), Commit: uint64(g.applied)}
+	if g.peers != nil {
+		h := g.peers.core.Hard()
+		hard = journal.HardState{Term: h.Term, Vote: h.Vote, Commit: h.Commit}
+	}
+	_, err := g.disk.journal.AppendHardState(uint64(key.group), uint64(key.replica), hard)
 	return err
 }
 
@@ -217,7 +251,12 @@ func (g *Group) keep() journal.LSN {
 // Close applies what is accepted, makes a checkpoint, and closes the store. Where the disk is full it leaves that to the next start.
 func (g *Group) Close(ctx context.Context) error {
 	defer context.AfterFunc(ctx, g.store.Release)()
-	err := g.settle(ctx)
+	var err error
+	if g.peers == nil {
+		err = g.settle(ctx)
+	} else {
+		g.leave(ctx)
+	}
 	if err != nil {
 		g.store.Release()
 	}
@@ -226,6 +265,9 @@ func (g *Group) Close(ctx context.Context) error {
 	g.changed.Broadcast()
 	g.work.Broadcast()
 	g.mu.Unlock()
+	if g.peers != nil {
+		g.peers.stop()
+	}
 	g.applier.Wait()
 	g.lag.Stop()
 	if err == nil {

@@ -15,6 +15,10 @@ func (g *Group) bind() bool {
 	if g.failed != nil {
 		return false
 	}
+	if g.peers != nil {
+		g.process()
+		return len(g.peers.pending) > 0
+	}
 	if len(g.core.unbound) > 0 {
 		lsn, err := g.writeBindings(g.core.bind())
 		switch {
@@ -51,6 +55,10 @@ func (g *Group) synced(lsn journal.LSN, err error, start, end int64) {
 	defer g.mu.Unlock()
 	if err != nil {
 		g.failLocked(err)
+		return
+	}
+	if g.peers != nil {
+		g.durable(lsn)
 		return
 	}
 	items := g.core.synced(lsn)

@@ -30,6 +30,11 @@ type item struct {
 	bound   journal.LSN       // where the frame of its binding ends
 	span    telemetry.SpanRef
 	since   int64 // when it was in the journal, by telemetry.Now
+
+	// Of a group of several:
+	meta []byte // the record without content, as it was sealed
+	own  bool   // appended here, and not accepted yet
+	done bool   // applied
 }
 
 // append takes a record whose payload frame was written.

@@ -29,6 +29,8 @@ type Config struct {
 	PlaceBytes      int64         // of new content that is written once, into the arena, and not into the journal; 0 means 128 KiB, less nothing
 	// ReserveBytes of the disk stay free of what makes volumes larger, beside two segments and what is being applied; 0 means 16 MiB.
 	ReserveBytes int64
+	// Manual is for simulations: nothing happens in the background.
+	Manual bool
 }
 
 func (c Config) withDefaults() Config {
@@ -85,14 +87,14 @@ func OpenDisk(cfg Config, dir *diskdir.Dir) (*Disk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
-	d.wg.Add(1)
-	go d.background()
+	if !d.cfg.Manual {
+		d.wg.Go(d.background)
+	}
 	return d, nil
 }
 
 // background commits what nobody waits for, and keeps the journal's next segment ready.
 func (d *Disk) background() {
-	defer d.wg.Done()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {

@@ -7,12 +7,14 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/remora-storage/remora/cachefs/record"
 	"github.com/remora-storage/remora/cachefs/seal"
 	"github.com/remora-storage/remora/cachefs/store"
+	"github.com/remora-storage/remora/sidecar/replication/consensus"
 	"github.com/remora-storage/remora/sidecar/replication/diskdir"
 	"github.com/remora-storage/remora/sidecar/replication/journal"
 	"github.com/remora-storage/remora/telemetry"
@@ -27,7 +29,13 @@ type GroupConfig struct {
 	Keys    *seal.Keys // of the volume; nil: sealing is off
 	Trace   *telemetry.VolumeRecorder
 	Logger  *slog.Logger
+	Peers   *PeersConfig // nil: a group of one
 }
+
+// stoppedError is a failure of the store that stops the replica.
+type stoppedError struct{ error }
+
+func (e stoppedError) Unwrap() error { return e.error }
 
 // Group is a volume's log and this node's replica of it.
 type Group struct {
@@ -48,22 +56,26 @@ type Group struct {
 	firstKept  journal.LSN
 	applied    record.Index
 	recovered  []item
-	commit     telemetry.SpanRef             // the newest group commit
-	appending  journal.LSN                   // a payload is being written at or behind it; 0 if none is
-	placed     map[record.BlobID]journal.LSN // ends of frames that name content in the arena and may lack a durable witness; see guard
-	noSpace    error                         // why the last bind was taken back
+	commit     telemetry.SpanRef // the newest group commit
+	appending  journal.LSN       // a payload is being written at or behind it; 0 if none is
+	noSpace    error             // why the last bind was taken back
 	failed     error
 	closing    bool
 	onApplied  func([]*record.Record)
 
-	sinceCheckpoint journal.LSN // where the journal was then
-	hardAt          journal.LSN // where the newest HardState starts, at least
-	checkpoints     int         // so far
-	pressed         bool        // somebody needs a checkpoint for its space
-	placing         sync.Mutex  // held over a sync of the arena; above mu
-	unsynced        bool        // content was placed since; guarded by mu
-	lag             *time.Timer // sets due
+	sinceCheckpoint journal.LSN                   // where the journal was then
+	hardAt          journal.LSN                   // where the newest HardState starts, at least
+	checkpoints     int                           // so far
+	pressed         bool                          // somebody needs a checkpoint for its space
+	placing         sync.Mutex                    // held over a sync of the arena; above mu
+	unsynced        atomic.Bool                   // content was placed since
+	guards          sync.Mutex                    // below mu
+	placed          map[record.BlobID]journal.LSN // ends of frames that name content in the arena and may lack a durable witness; see guard
+	lag             *time.Timer                   // sets due
 	applier         sync.WaitGroup
+
+	peers     *peers       // nil: a group of one
+	installed record.Index // what a peer's state has brought: entries up to here are in the store
 }
 
 // OpenGroup opens the replica's store and applies the log to its end. It returns when the store is as new as the log and the
@@ -78,12 +90,20 @@ func (d *Disk) OpenGroup(cfg GroupConfig) (*Group, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := g.replay(); err != nil {
+	replay := g.replay
+	if cfg.Peers != nil {
+		replay = g.replayPeers
+	}
+	if err := replay(); err != nil {
 		d.forget(g)
 		return nil, errors.Join(err, g.store.Close())
 	}
-	g.applier.Add(1)
-	go g.apply()
+	if !d.cfg.Manual {
+		g.applier.Go(g.apply)
+	}
+	if g.peers != nil && cfg.Peers.Tick >= 0 {
+		g.applier.Go(g.run)
+	}
 	return g, nil
 }
 
@@ -96,7 +116,7 @@ func (g *Group) replay() error {
 	g.core = core{last: from.Index, committed: from.Index, acceptance: from.Acceptance}
 	kept := g.disk.journal.End()
 	if h != nil {
-		bound, unbound, err := h.log(from, g.cfg.Keys)
+		bound, unbound, err := h.log(from, h.last, g.cfg.Keys)
 		if err != nil {
 			return err
 		}
@@ -170,9 +190,7 @@ func (g *Group) Recover(ctx context.Context) (int, error) {
 	items := g.recovered
 	g.recovered = nil
 	for _, it := range items {
-		g.core.append(it)
-		g.unaccepted += int64(it.rec.EncodedSize())
-		g.unapplied += int64(it.rec.EncodedSize())
+		g.appendItem(it)
 	}
 	g.mu.Unlock()
 	return len(items), g.settle(ctx)
@@ -202,6 +220,18 @@ func (g *Group) OnApplied(applied func([]*record.Record)) {
 	g.mu.Unlock()
 }
 
+// appendItem puts a record whose payload frame was written at the end of what is to be committed. g.mu is held.
+func (g *Group) appendItem(it item) {
+	g.unaccepted += int64(it.rec.EncodedSize())
+	g.unapplied += int64(it.rec.EncodedSize())
+	if g.peers == nil {
+		g.core.append(it)
+		return
+	}
+	g.peers.put(&it).own = true
+	g.peers.core.Append(consensus.Entry{Kind: it.rec.Kind, Name: it.rec.Name})
+}
+
 // settle returns when everything that was appended is applied, or ENOSPC when that waits for space on the disk.
 func (g *Group) settle(ctx context.Context) error {
 	g.disk.commit()
@@ -209,13 +239,31 @@ func (g *Group) settle(ctx context.Context) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	defer g.hurry()()
-	for g.failed == nil && ctx.Err() == nil && g.applied < g.core.last {
+	for g.stopped() == nil && ctx.Err() == nil && !g.settled() {
 		if g.store.Stalled() {
 			return fmt.Errorf("apply the log: %w", syscall.ENOSPC)
 		}
 		g.changed.Wait()
 	}
-	return errors.Join(g.failed, ctx.Err())
+	return errors.Join(g.stopped(), ctx.Err())
+}
+
+// settled tells whether everything that was appended is applied. g.mu is held.
+func (g *Group) settled() bool {
+	if g.peers != nil {
+		if n, _ := g.peers.core.Unaccepted(); n > 0 {
+			return false
+		}
+	}
+	return g.applied >= g.core.last
+}
+
+// stopped is why the owner can go on no more. g.mu is held.
+func (g *Group) stopped() error {
+	if g.failed == nil && g.peers != nil {
+		return g.peers.fenced
+	}
+	return g.failed
 }
 
 // Admit waits while too much is unaccepted or unapplied, or the journal too long for a disk that is nearly full, but not for space on
@@ -224,42 +272,40 @@ func (g *Group) Admit() error {
 	g.ease()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for g.failed == nil && !g.store.Stalled() && (g.unaccepted > g.disk.cfg.MaxUnaccepted || g.unapplied > g.disk.cfg.MaxUnapplied) {
+	for g.stopped() == nil && !g.closing && !g.store.Stalled() && (g.unaccepted > g.disk.cfg.MaxUnaccepted || g.unapplied > g.disk.cfg.MaxUnapplied || g.stuck()) {
 		g.disk.poke(true)
 		done := g.hurry()
 		g.changed.Wait()
 		done()
 	}
-	return g.failed
+	return g.stopped()
 }
 
 // Append writes the record's payload frame to the journal: it survives the death of the process. Calls come one at a time, in the
 // order of seq.
 func (g *Group) Append(r *record.Record, span telemetry.SpanRef) error {
 	g.mu.Lock()
-	err := g.failed
+	err := g.stopped()
 	g.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	size := int64(r.EncodedSize())
 	from := g.disk.journal.End()
 	g.mu.Lock()
 	g.appending = from
 	g.mu.Unlock()
-	placed, err := g.write(r)
+	it, err := g.write(r)
 	g.mu.Lock()
 	g.appending = 0
 	if err != nil {
-		if stopped := new(journal.FailedError); errors.As(err, &stopped) {
+		if journalStopped := new(journal.FailedError); errors.As(err, &journalStopped) || errors.As(err, new(stoppedError)) {
 			g.failLocked(err)
 		}
 		g.mu.Unlock()
 		return err
 	}
-	g.core.append(item{rec: r, placed: placed, payload: from, span: span, since: telemetry.Now()})
-	g.unaccepted += size
-	g.unapplied += size
+	it.payload, it.span, it.since = from, span, telemetry.Now()
+	g.appendItem(it)
 	much := g.unaccepted > g.disk.cfg.MaxUnaccepted/4
 	g.mu.Unlock()
 	g.disk.poke(much)
@@ -273,17 +319,33 @@ func (g *Group) Wait(_ context.Context, seq record.Seq) (telemetry.SpanRef, erro
 		return done
 	})
 	ref, done, err := g.accepted(seq)
+	if !done && err == nil && g.peers != nil {
+		return g.waitPeers(seq)
+	}
 	if !done && err == nil {
 		err = fmt.Errorf("record %d was committed and not accepted: another owner has taken over", seq)
 	}
 	return ref, err
 }
 
+// waitPeers waits until a majority has what was synced here.
+func (g *Group) waitPeers(seq record.Seq) (telemetry.SpanRef, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for g.stopped() == nil && !g.closing && g.core.acceptance.Last < seq {
+		g.changed.Wait()
+	}
+	if g.closing && g.core.acceptance.Last < seq {
+		return g.commit, errors.Join(ErrClosed, g.stopped())
+	}
+	return g.commit, g.stopped()
+}
+
 func (g *Group) accepted(seq record.Seq) (telemetry.SpanRef, bool, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.failed != nil {
-		return g.commit, true, g.failed
+	if err := g.stopped(); err != nil {
+		return g.commit, true, err
 	}
 	if g.core.acceptance.Last >= seq {
 		return g.commit, true, nil
@@ -312,12 +374,18 @@ type Status struct {
 	Acceptance record.Acceptance
 	Committed  record.Index
 	Applied    record.Index
-	Err        error // why the replica has stopped
+	Err        error             // why the replica has stopped
+	Group      *consensus.Status // of a group of several
 }
 
 // Status returns where the log is.
 func (g *Group) Status() Status {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return Status{g.core.acceptance, g.core.committed, g.applied, g.failed}
+	s := Status{Acceptance: g.core.acceptance, Committed: g.core.committed, Applied: g.applied, Err: g.failed}
+	if g.peers != nil {
+		of := g.peers.core.Status()
+		s.Group = &of
+	}
+	return s
 }

@@ -54,7 +54,7 @@ func (l *Logs) Of(group, replica diskdir.ID, from store.Checkpoint, keys *seal.K
 	if h == nil {
 		return Log{Last: from.Index}, nil
 	}
-	bound, unbound, err := h.log(from, keys)
+	bound, unbound, err := h.log(from, h.last, keys)
 	log := Log{Last: max(from.Index, h.last), Hard: h.hard}
 	for _, it := range bound {
 		log.Bound = append(log.Bound, LogEntry{store.Entry{Index: it.index, Record: it.rec, Placed: it.placed}, it.payload})

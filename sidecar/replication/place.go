@@ -23,20 +23,31 @@ import (
 //  3. Recovery reads the content of frames that no witness covers, and ends the log at the first that is not what was written (arenas).
 //  4. So nobody may change that content before its frame has a durable witness: guard makes one, where the usual commits have not.
 
-// write writes a record's payload frame, and before it the content that goes into the arena.
-func (g *Group) write(r *record.Record) ([]store.Placement, error) {
-	key := g.key()
-	placed, frames, err := g.place(r)
-	if err != nil {
-		return nil, err
-	}
+// write seals a record and writes its payload frame, and before it the content that goes into the arena.
+func (g *Group) write(r *record.Record) (item, error) {
 	meta, err := r.AppendMeta(make([]byte, 0, r.EncodedSize()-r.DataBytes()), g.cfg.Keys.Sealer())
 	if err != nil {
-		return nil, fmt.Errorf("seal record %v: %w", r.Name, err)
+		return item{}, fmt.Errorf("seal record %v: %w", r.Name, err)
 	}
+	it := item{rec: r, meta: meta}
+	err = g.writePayload(&it)
+	if g.peers == nil {
+		it.meta = nil // nobody asks for it again
+	}
+	return it, err
+}
+
+// writePayload writes the frame of a record that is sealed.
+func (g *Group) writePayload(it *item) error {
+	r, key := it.rec, g.key()
+	placed, frames, err := g.place(r)
+	if err != nil {
+		return err
+	}
+	it.placed = placed
 	p := journal.Payload{Epoch: uint64(r.Name.Epoch), Incarnation: uint32(r.Name.Incarnation), Seq: uint64(r.Name.Seq), Placed: frames}
 	parts := make([][]byte, 0, 2+len(r.Ops))
-	parts = append(parts, p.Header(), meta)
+	parts = append(parts, p.Header(), it.meta)
 	for i := range r.Ops {
 		if len(r.Ops[i].Data) > 0 && !isPlaced(placed, i) {
 			parts = append(parts, r.Ops[i].Data)
@@ -44,14 +55,12 @@ func (g *Group) write(r *record.Record) ([]store.Placement, error) {
 	}
 	end, err := g.disk.journal.Append(p.Kind(), uint64(key.group), uint64(key.replica), parts...)
 	if errors.Is(err, journal.ErrNoSpace) {
-		return nil, noSpace(err)
+		return noSpace(err)
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, p := range placed {
-		g.placed[r.Ops[p.Op].Blob] = end
+	if len(placed) > 0 {
+		g.note(r, placed, end)
 	}
-	return placed, err
+	return err
 }
 
 func isPlaced(placed []store.Placement, op int) bool {
@@ -63,6 +72,15 @@ func isPlaced(placed []store.Placement, op int) bool {
 	return false
 }
 
+// note remembers content that must not change before the frame that names it has a witness.
+func (g *Group) note(r *record.Record, placed []store.Placement, end journal.LSN) {
+	g.guards.Lock()
+	defer g.guards.Unlock()
+	for _, p := range placed {
+		g.placed[r.Ops[p.Op].Blob] = end
+	}
+}
+
 // place puts large new content into the arena.
 func (g *Group) place(r *record.Record) (placed []store.Placement, frames []journal.Placement, err error) {
 	for i := range r.Ops {
@@ -72,15 +90,12 @@ func (g *Group) place(r *record.Record) (placed []store.Placement, frames []jour
 		}
 		slot, err := g.store.Place(o)
 		// Not before Place: a sync that comes between would take the mark and not the content. And not after the frame.
-		g.mu.Lock()
-		g.unsynced = true
-		g.mu.Unlock()
+		g.unsynced.Store(true)
 		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 			return nil, nil, noSpace(err)
 		}
 		if err != nil {
-			g.fail(err)
-			return nil, nil, err
+			return nil, nil, stoppedError{err}
 		}
 		placed = append(placed, store.Placement{Op: i, Slot: slot})
 		frames = append(frames, journal.Placement{Slot: slot, First: o.First, Count: o.Count, Op: uint32(i), Sum: sumOf(o.Seals)})
@@ -109,11 +124,7 @@ func addSum(sum, crc uint32) uint32 {
 func (g *Group) syncPlaced() error {
 	g.placing.Lock()
 	defer g.placing.Unlock()
-	g.mu.Lock()
-	due := g.unsynced
-	g.unsynced = false
-	g.mu.Unlock()
-	if !due {
+	if !g.unsynced.Swap(false) {
 		return nil
 	}
 	if err := g.store.SyncPlaced(); err != nil {
@@ -128,7 +139,7 @@ func (g *Group) syncPlaced() error {
 // comes sooner, or something else is about to change the arena (records nil), guard writes one.
 func (g *Group) guard(records []item) error {
 	witness := g.disk.journal.Witness()
-	g.mu.Lock()
+	g.guards.Lock()
 	for blob, end := range g.placed {
 		if end <= witness {
 			delete(g.placed, blob)
@@ -136,12 +147,15 @@ func (g *Group) guard(records []item) error {
 	}
 	due := records == nil && len(g.placed) > 0
 	for i := range records {
+		if records[i].rec == nil {
+			continue
+		}
 		for k := range records[i].rec.Ops {
 			_, young := g.placed[records[i].rec.Ops[k].Blob]
 			due = due || young && !isPlaced(records[i].placed, k)
 		}
 	}
-	g.mu.Unlock()
+	g.guards.Unlock()
 	if !due {
 		return nil
 	}
@@ -150,13 +164,11 @@ func (g *Group) guard(records []item) error {
 
 // testify makes a durable witness for everything that is synced now.
 func (g *Group) testify() error {
-	key := g.key()
 	for {
 		g.mu.Lock()
-		hard := journal.HardState{Term: term, Vote: uint64(key.replica), Commit: uint64(g.applied)}
 		stop := g.closing || g.failed != nil
+		err := g.appendHardLocked()
 		g.mu.Unlock()
-		_, err := g.disk.journal.AppendHardState(uint64(key.group), uint64(key.replica), hard)
 		if errors.Is(err, journal.ErrNoSpace) && !stop {
 			time.Sleep(testifyPause) // no event tells of space on the disk
 			continue

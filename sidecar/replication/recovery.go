@@ -16,10 +16,18 @@ import (
 type history struct {
 	payloads []payload
 	byName   map[name]int // newest payload of a name
-	bindings map[record.Index]name
+	bindings map[record.Index]bound
 	last     record.Index
 	hard     journal.HardState
 	hardAt   journal.LSN
+}
+
+// bound is what an index is bound to: the record of that name, or an entry of Raft's own.
+type bound struct {
+	name
+	term  uint64
+	entry *journal.Entry
+	lsn   journal.LSN // of the entry
 }
 
 // name is how payload and binding frames refer to each other.
@@ -55,7 +63,7 @@ func (hs histories) visit(f journal.Frame) error {
 	key := replicaKey{diskdir.ID(f.Group), diskdir.ID(f.Replica)}
 	h := hs[key]
 	if h == nil {
-		h = &history{byName: map[name]int{}, bindings: map[record.Index]name{}}
+		h = &history{byName: map[name]int{}, bindings: map[record.Index]bound{}}
 		hs[key] = h
 	}
 	switch f.Kind {
@@ -72,6 +80,15 @@ func (hs histories) visit(f journal.Frame) error {
 			return err
 		}
 		h.bind(b)
+	case journal.KindEntry:
+		e, err := journal.DecodeEntry(f.Body)
+		if err != nil {
+			return err
+		}
+		e.Data = append([]byte(nil), e.Data...)
+		h.void(record.Index(e.Index))
+		h.last = record.Index(e.Index)
+		h.bindings[h.last] = bound{entry: &e, term: e.Term, lsn: f.LSN}
 	case journal.KindHardState:
 		var err error
 		h.hard, err = journal.DecodeHardState(f.Body)
@@ -83,30 +100,43 @@ func (hs histories) visit(f journal.Frame) error {
 
 // bind notes a binding; it voids all earlier ones at or above its index.
 func (h *history) bind(b journal.Binding) {
-	for i := record.Index(b.Index); i <= h.last; i++ {
-		delete(h.bindings, i)
-	}
+	h.void(record.Index(b.Index))
 	for k := range b.Count {
 		h.last = record.Index(b.Index) + record.Index(k)
-		h.bindings[h.last] = name{record.Epoch(b.Epoch), record.Seq(b.Seq) + record.Seq(k)}
+		h.bindings[h.last] = bound{name: name{record.Epoch(b.Epoch), record.Seq(b.Seq) + record.Seq(k)}, term: b.Term}
 	}
 }
 
-// log returns the bound records above the checkpoint, which are the group's log, and the gap-free payloads behind it that have no
-// binding: an owner that died had answered them.
-func (h *history) log(from store.Checkpoint, keys *seal.Keys) (bound, unbound []item, err error) {
+// void takes back what indexes from i on are bound to. A binding of no records does only that: the state of a peer was installed.
+func (h *history) void(i record.Index) {
+	for k := i; k <= h.last; k++ {
+		delete(h.bindings, k)
+	}
+	if h.last >= i {
+		h.last = i - 1
+	}
+}
+
+// log returns the log above the checkpoint: records, and entries of Raft's own (of which rec is nil). Behind it come the gap-free payloads
+// that the owner of the newest epoch left and that are not committed: an owner that died had answered them. Where the group is of one,
+// commit is the end of the log.
+func (h *history) log(from store.Checkpoint, commit record.Index, keys *seal.Keys) (bound, stream []item, err error) {
 	acceptance := from.Acceptance
 	for i := from.Index + 1; i <= h.last; i++ {
-		n, ok := h.bindings[i]
+		b, ok := h.bindings[i]
 		if !ok {
 			return nil, nil, fmt.Errorf("%w: the journal has no binding for index %d, and one for %d", store.ErrDamaged, i, h.last)
 		}
-		it, err := h.item(n, keys)
-		if err != nil {
-			return nil, nil, fmt.Errorf("%w: index %d: %w", store.ErrDamaged, i, err)
+		it := item{payload: b.lsn}
+		if b.entry == nil {
+			if it, err = h.item(b.name, keys); err != nil {
+				return nil, nil, fmt.Errorf("%w: index %d: %w", store.ErrDamaged, i, err)
+			}
+			if i <= commit {
+				acceptance.Step(it.rec.Kind, it.rec.Name)
+			}
 		}
 		it.index = i
-		acceptance.Step(it.rec.Kind, it.rec.Name)
 		bound = append(bound, it)
 	}
 	for next := range h.payloads {
@@ -121,9 +151,9 @@ func (h *history) log(from store.Checkpoint, keys *seal.Keys) (bound, unbound []
 		if err != nil {
 			return nil, nil, fmt.Errorf("%w: payload at %d: %w", store.ErrDamaged, h.payloads[next].lsn, err)
 		}
-		unbound = append(unbound, it)
+		stream = append(stream, it)
 	}
-	return bound, unbound, nil
+	return bound, stream, nil
 }
 
 // learn takes the salt of a new incarnation from its Owner record.

@@ -98,6 +98,9 @@ func (c *Core) Transfer(to uint64) { c.raw.TransferLeader(to) }
 
 // Change proposes another set of members. Only a leader can.
 func (c *Core) Change(changes []*pb.ConfChangeSingle) error {
+	if c.log.base == 0 && c.delivered > 0 {
+		c.log.compact(1) // whoever joins must not find a log that begins without members
+	}
 	return c.raw.ProposeConfChange(&pb.ConfChangeV2{Changes: changes})
 }
 
@@ -321,14 +324,14 @@ func (c *Core) Restore(snap *pb.Message, index, term uint64, members *pb.ConfSta
 	return c.raw.Step(m)
 }
 
-// Compact forgets the log up to an index that is applied, as far as no peer that answers needs it. most bounds how many entries are kept
-// for peers that only lag; one that is being caught up holds what it will need next.
+// Compact forgets the log up to an index that is applied, as far as no peer needs it. most bounds how many entries are kept for peers that
+// lag, or are away; one that is being caught up holds what it will need next.
 func (c *Core) Compact(applied uint64, most int) {
 	lag, hold := applied, applied
 	if c.leads {
 		c.raw.WithProgress(func(id uint64, _ raft.ProgressType, p raftProgress) {
 			switch {
-			case id == c.id || !p.RecentActive:
+			case id == c.id || p.State == tracker.StateSnapshot && !p.RecentActive:
 			case p.State == tracker.StateSnapshot:
 				hold = min(hold, p.PendingSnapshot)
 			default:

@@ -15,12 +15,12 @@ type Entry struct {
 	Name record.Name
 }
 
-// entrySize is the length of an encoded Entry.
-const entrySize = 24
+// EntrySize is the length of an encoded Entry.
+const EntrySize = 24
 
 // Encode returns the data of the Raft entry.
 func (e Entry) Encode() []byte {
-	b := make([]byte, 0, entrySize)
+	b := make([]byte, 0, EntrySize)
 	b = append(b, 1, byte(e.Kind), 0, 0) // version
 	b = binary.LittleEndian.AppendUint64(b, uint64(e.Name.Epoch))
 	b = binary.LittleEndian.AppendUint32(b, uint32(e.Name.Incarnation))
@@ -29,7 +29,7 @@ func (e Entry) Encode() []byte {
 
 // DecodeName reads what Encode wrote.
 func DecodeName(b []byte) (record.Kind, record.Name, error) {
-	if len(b) != entrySize || b[0] != 1 || b[2]|b[3] != 0 {
+	if len(b) != EntrySize || b[0] != 1 || b[2]|b[3] != 0 {
 		return 0, record.Name{}, fmt.Errorf("%d bytes are not the name of a record, or one of a newer version", len(b))
 	}
 	le := binary.LittleEndian

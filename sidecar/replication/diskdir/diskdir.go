@@ -192,6 +192,18 @@ type checkpointJSON struct {
 	Incarnation uint32 `json:"incarnation"`
 	Seq         uint64 `json:"seq"`
 	JournalFrom uint64 `json:"journalFrom"`
+	// Of a replica in a group of several; see GroupState.
+	Term       uint64 `json:"term,omitempty"`
+	Members    []byte `json:"members,omitempty"`
+	Installing bool   `json:"installing,omitempty"`
+}
+
+// GroupState is what a replica of a group of several keeps with its checkpoint.
+type GroupState struct {
+	Term    uint64 // of the checkpoint's index
+	Members []byte // of the group there, as the consensus package encodes them; nil: the replica has never been in a group of several
+	// Installing: the store is being replaced by a peer's. What it holds is of no use until that is done; blobs may be.
+	Installing bool
 }
 
 // Replica is an open replica directory.
@@ -312,8 +324,20 @@ func (r *Replica) JournalFrom() uint64 { return r.super.Checkpoint.JournalFrom }
 
 // SaveCheckpoint makes a checkpoint durable, and from where on the journal is needed to go on from it.
 func (r *Replica) SaveCheckpoint(c store.Checkpoint, journalFrom uint64) error {
-	r.super.Checkpoint = checkpointJSON{uint64(c.Index), uint64(c.Acceptance.Epoch), uint32(c.Acceptance.Incarnation), uint64(c.Acceptance.Last), journalFrom}
+	return r.SaveGroupCheckpoint(c, journalFrom, r.GroupState())
+}
+
+// SaveGroupCheckpoint is SaveCheckpoint for a replica in a group of several.
+func (r *Replica) SaveGroupCheckpoint(c store.Checkpoint, journalFrom uint64, g GroupState) error {
+	r.super.Checkpoint = checkpointJSON{uint64(c.Index), uint64(c.Acceptance.Epoch), uint32(c.Acceptance.Incarnation), uint64(c.Acceptance.Last), journalFrom,
+		g.Term, g.Members, g.Installing}
 	return r.block.save(r.super)
+}
+
+// GroupState is what SaveGroupCheckpoint saved.
+func (r *Replica) GroupState() GroupState {
+	c := r.super.Checkpoint
+	return GroupState{c.Term, c.Members, c.Installing}
 }
 
 // Close gives the files back.

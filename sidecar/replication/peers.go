@@ -1,0 +1,381 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	pb "go.etcd.io/raft/v3/raftpb"
+
+	"github.com/remora-storage/remora/cachefs/record"
+	"github.com/remora-storage/remora/sidecar/replication/consensus"
+	"github.com/remora-storage/remora/sidecar/replication/journal"
+	"github.com/remora-storage/remora/telemetry"
+)
+
+// ErrFenced: another owner has opened a newer epoch. What this one answered and the group had not accepted is lost.
+var ErrFenced = errors.New("another owner has taken over the volume")
+
+// PeersConfig makes a group one of several replicas.
+type PeersConfig struct {
+	// Founders are the voters of a volume that is being made: a replica with an empty log starts with them. Nil: it is caught up by a leader.
+	Founders []uint64
+	// Send hands a message to the transport. It never blocks, and may lose it. The parts are not changed any more.
+	Send func(to uint64, kind uint8, parts ...[]byte)
+	// Fetch opens the answer of a peer to a bulk request (Group.Bulk).
+	Fetch func(ctx context.Context, from uint64, request []byte) (io.ReadCloser, error)
+	// Changed is told that the members or the leader may have changed. It must not call the group.
+	Changed func()
+	// Tick is the distance of two ticks (consensus.ElectionTicks); 0 means 50 ms, less than 0 that the caller ticks.
+	Tick time.Duration
+}
+
+// logBytes of payloads are kept in memory for peers that lag; who needs more is caught up by a copy of the state.
+const logBytes = 16 << 20
+
+// patience is how many ticks a change may be unaccepted before new ones wait unanswered.
+const patience = 20
+
+// peers is what a group of several has beside one of one. Guarded by Group.mu.
+type peers struct {
+	cfg     PeersConfig
+	core    *consensus.Core
+	table   map[record.Name]*item  // the records of the log in memory, and of the owner's stream
+	bytes   int64                  // of them
+	backlog []consensus.Write      // not in the journal yet: it has no space
+	pending []pending              // in the journal, not synced
+	at      map[uint64]journal.LSN // from where on the journal is needed for an index that is not applied
+	fenced  error
+	lost    int // answered records that were discarded
+	install chan *pb.Message
+	stop    context.CancelFunc
+	ctx     context.Context
+}
+
+type pending struct {
+	write consensus.Write
+	end   journal.LSN
+}
+
+// receive stashes the records that came with a message, steps it and does what follows.
+func (g *Group) receive(m consensus.Message, records []*item) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.failed != nil || g.closing {
+		return
+	}
+	p := g.peers
+	for _, it := range records {
+		p.put(it)
+	}
+	if m.Raft != nil && m.Raft.GetType() == pb.MsgSnap {
+		select {
+		case p.install <- m.Raft:
+		default: // one is under way
+		}
+		return
+	}
+	_ = p.core.Step(m) // a message that means nothing any more
+	g.process()
+	if len(p.pending) > 0 {
+		g.disk.poke(true)
+	}
+}
+
+// put keeps a record, and returns the one that the table has.
+func (p *peers) put(it *item) *item {
+	if old := p.table[it.rec.Name]; old != nil && !old.done {
+		return old
+	}
+	p.drop(it.rec.Name)
+	p.table[it.rec.Name] = it
+	p.bytes += int64(it.rec.EncodedSize())
+	return it
+}
+
+func (p *peers) drop(n record.Name) {
+	if it := p.table[n]; it != nil {
+		p.bytes -= int64(it.rec.EncodedSize())
+		delete(p.table, n)
+	}
+}
+
+// tick advances the group's clock.
+func (g *Group) tick() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.failed != nil {
+		return
+	}
+	g.peers.core.Tick()
+	g.process()
+	if len(g.peers.pending) > 0 {
+		g.disk.poke(true)
+	}
+}
+
+// run ticks, and catches up with a leader whose log does not reach back to ours.
+func (g *Group) run() {
+	p := g.peers
+	every := p.cfg.Tick
+	if every == 0 {
+		every = 50 * time.Millisecond
+	}
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-p.ctx.Done():
+			return
+		case <-ticker.C:
+			g.tick()
+		}
+	}
+}
+
+// process does what the core wants done: sends, writes to the journal, and queues what is committed. g.mu is held.
+func (g *Group) process() {
+	p := g.peers
+	leader, _ := p.core.Leader()
+	members := p.core.Members()
+	for again := true; again && g.failed == nil; {
+		out, err := p.core.Ready()
+		if err != nil {
+			g.failLocked(err)
+			return
+		}
+		g.send(out.Messages)
+		p.backlog = append(p.backlog, out.Writes...)
+		g.takeCommitted(out.Committed)
+		again = g.writeBacklog()
+	}
+	if l, _ := p.core.Leader(); (l != leader || p.core.Members() != members) && p.cfg.Changed != nil {
+		p.cfg.Changed()
+	}
+	if p.fenced == nil && p.core.Fenced() {
+		p.fenced = ErrFenced
+		p.lost = p.core.Drop()
+		g.cfg.Logger.Error("another owner has taken over: what was answered here and not accepted is lost", "records", p.lost)
+	}
+	g.changed.Broadcast()
+}
+
+// writeBacklog puts writes into the journal, in order, and tells whether that gave the core something to do. g.mu is held.
+func (g *Group) writeBacklog() (again bool) {
+	p := g.peers
+	for len(p.backlog) > 0 {
+		w := p.backlog[0]
+		before := g.disk.journal.End()
+		err := g.writeEntries(&w)
+		if errors.Is(err, journal.ErrNoSpace) {
+			g.noSpace = noSpace(err)
+			return again
+		}
+		if err != nil {
+			g.failLocked(fmt.Errorf("write the log: %w", err))
+			return false
+		}
+		p.backlog = p.backlog[1:]
+		end := g.disk.journal.End()
+		switch {
+		case end == before && len(p.pending) == 0: // nothing was written, and nothing is under way
+			g.send(p.core.Wrote(w))
+			again = true
+		case end != before || w.Urgent:
+			p.pending = append(p.pending, pending{w, end})
+		}
+	}
+	p.backlog, g.noSpace = nil, nil
+	return again
+}
+
+// writeEntries writes the frames of a write. What is in the journal twice after an error does no harm.
+func (g *Group) writeEntries(w *consensus.Write) error {
+	p, key := g.peers, g.key()
+	group, replica := uint64(key.group), uint64(key.replica)
+	if w.Restored {
+		if _, err := g.disk.journal.AppendBinding(group, replica, journal.Binding{Index: w.Start + 1, Term: 1}); err != nil {
+			return err
+		}
+	}
+	var run journal.Binding // that is not written yet
+	flush := func() (err error) {
+		if run.Count > 0 {
+			_, err = g.disk.journal.AppendBinding(group, replica, run)
+			run = journal.Binding{}
+		}
+		return err
+	}
+	for _, e := range w.Entries {
+		if e.GetType() != pb.EntryNormal || len(e.GetData()) == 0 {
+			if err := flush(); err != nil {
+				return err
+			}
+			p.at[e.GetIndex()] = g.disk.journal.End()
+			_, err := g.disk.journal.AppendEntry(group, replica, journal.Entry{Index: e.GetIndex(), Term: e.GetTerm(), Type: uint32(e.GetType()), Data: e.GetData()})
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		_, n, err := consensus.DecodeName(e.GetData())
+		if err != nil {
+			return err
+		}
+		if err := g.journalRecord(n, e.GetIndex()); err != nil {
+			return err
+		}
+		if run.Count > 0 && run.Term == e.GetTerm() && run.Epoch == uint64(n.Epoch) && run.Seq+uint64(run.Count) == uint64(n.Seq) && run.Index+uint64(run.Count) == e.GetIndex() {
+			run.Count++
+			continue
+		}
+		if err := flush(); err != nil {
+			return err
+		}
+		run = journal.Binding{Index: e.GetIndex(), Term: e.GetTerm(), Epoch: uint64(n.Epoch), Seq: uint64(n.Seq), Count: 1}
+	}
+	if err := flush(); err != nil {
+		return err
+	}
+	if w.Hard == nil {
+		return nil
+	}
+	return g.appendHardLocked()
+}
+
+// journalRecord makes sure that the journal has the payload of a record that gets an index.
+func (g *Group) journalRecord(n record.Name, index uint64) error {
+	p := g.peers
+	it := p.table[n]
+	if it == nil {
+		return fmt.Errorf("record %v has an index and no payload", n)
+	}
+	if it.payload == 0 || it.done {
+		from := g.disk.journal.End()
+		if err := g.writePayload(it); err != nil {
+			return err
+		}
+		it.payload, it.done = from, false
+	}
+	it.index = record.Index(index)
+	p.at[index] = it.payload
+	return nil
+}
+
+// takeCommitted leaves what is committed to the apply loop. g.mu is held.
+func (g *Group) takeCommitted(done []consensus.Committed) {
+	p := g.peers
+	var items []item
+	var bytes, accepted int64
+	var first, last record.Seq
+	now, since := telemetry.Now(), int64(0)
+	for _, c := range done {
+		if record.Index(c.Index) <= g.installed {
+			continue
+		}
+		it := item{}
+		if c.Record {
+			have := p.table[c.Name]
+			if have == nil {
+				g.failLocked(fmt.Errorf("record %v is committed at %d, and its payload is not here", c.Name, c.Index))
+				return
+			}
+			it = *have
+			if have.own && c.Accepted {
+				have.own = false
+				if accepted == 0 {
+					first, since = c.Name.Seq, have.since
+				}
+				last = c.Name.Seq
+				accepted += int64(it.rec.EncodedSize())
+			} else {
+				g.unapplied += int64(it.rec.EncodedSize())
+			}
+			bytes += int64(it.rec.EncodedSize())
+		}
+		it.index = record.Index(c.Index)
+		items = append(items, it)
+	}
+	_, g.core.acceptance = p.core.Delivered()
+	if len(items) == 0 {
+		return
+	}
+	g.core.committed = items[len(items)-1].index
+	g.core.last = g.core.committed
+	g.unaccepted -= accepted
+	if accepted > 0 {
+		g.commit = g.cfg.Trace.Commit(since, now, len(items), accepted, uint64(first), uint64(last), nil)
+		for i := range items {
+			if items[i].own {
+				n := items[i].rec.Name
+				g.cfg.Trace.Accepted(items[i].span, items[i].since, now, uint64(n.Epoch), uint64(n.Seq), g.commit)
+			}
+		}
+	}
+	g.enqueue(items, bytes)
+}
+
+// durable takes the result of a sync. g.mu is held.
+func (g *Group) durable(lsn journal.LSN) {
+	p := g.peers
+	n := 0
+	for n < len(p.pending) && p.pending[n].end <= lsn {
+		g.send(p.core.Wrote(p.pending[n].write))
+		n++
+	}
+	p.pending = p.pending[n:]
+	if n > 0 {
+		g.process()
+	}
+}
+
+// applied forgets what no peer needs any more. g.mu is held.
+func (g *Group) forgetApplied(items []item) {
+	p := g.peers
+	for i := range items {
+		delete(p.at, uint64(items[i].index))
+		if r := items[i].rec; r != nil {
+			if it := p.table[r.Name]; it != nil && it.index <= items[i].index {
+				it.done = true
+			}
+		}
+	}
+	base, entries := p.core.Base(), p.core.Entries()
+	most := len(entries)
+	if p.bytes > logBytes {
+		most /= 2
+	}
+
+	p.core.Compact(uint64(g.applied), most)
+	for _, e := range entries[:p.core.Base()-base] {
+		if _, n, err := consensus.DecodeName(e.GetData()); err == nil {
+			if it := p.table[n]; it != nil && it.done && uint64(it.index) <= p.core.Base() {
+				p.drop(n)
+			}
+		}
+	}
+}
+
+// needs is from where on the journal is needed. g.mu is held.
+func (p *peers) needs(kept journal.LSN) journal.LSN {
+	for _, lsn := range p.at {
+		kept = min(kept, lsn)
+	}
+	for _, it := range p.table {
+		if it.payload != 0 && !it.done {
+			kept = min(kept, it.payload)
+		}
+	}
+	return kept
+}
+
+// stuck tells that the group makes no progress: new changes wait. g.mu is held.
+func (g *Group) stuck() bool {
+	if g.peers == nil {
+		return false
+	}
+	_, still := g.peers.core.Unaccepted()
+	return still >= patience
+}

@@ -1,0 +1,260 @@
+package replication_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/stretchr/testify/require"
+
+	"github.com/remora-storage/remora/cachefs"
+	"github.com/remora-storage/remora/cachefs/meta"
+	"github.com/remora-storage/remora/cachefs/record"
+	"github.com/remora-storage/remora/cachefs/seal"
+	"github.com/remora-storage/remora/disk"
+	"github.com/remora-storage/remora/sidecar/replication"
+	"github.com/remora-storage/remora/sidecar/replication/diskdir"
+)
+
+// trio is a group in one process: nodes with a disk in memory each, and a network that can be cut.
+type trio struct {
+	t     *testing.T
+	key   []byte
+	epoch record.Epoch
+	mu    sync.Mutex
+	nodes map[uint64]*node
+	cut   map[[2]uint64]bool // from, to
+}
+
+// node is a replica of a trio.
+type node struct {
+	trio  *trio
+	id    uint64
+	fs    disk.FS
+	inbox chan func(g *replication.Group)
+	disk  *replication.Disk
+	group *replication.Group
+	keys  *seal.Keys
+	fs1   *cachefs.FS
+	ended sync.WaitGroup
+}
+
+func newTrio(t *testing.T, founders ...uint64) *trio {
+	c := &trio{t: t, key: make([]byte, seal.KeySize), nodes: map[uint64]*node{}, cut: map[[2]uint64]bool{}}
+	_, _ = rand.Read(c.key)
+	for _, id := range founders {
+		c.add(id, founders)
+	}
+	t.Cleanup(func() {
+		for _, n := range c.nodes {
+			n.stop()
+		}
+	})
+	return c
+}
+
+func (c *trio) add(id uint64, founders []uint64) *node {
+	n := &node{trio: c, id: id, fs: vfs.NewCrashableMem()}
+	dir, err := diskdir.Open(n.fs, "disk-0", "tenant", 4<<20, rand.Reader)
+	require.NoError(c.t, err)
+	r, err := dir.CreateReplica(diskdir.ReplicaInfo{Replica: diskdir.ID(id), Group: 9, VolumeUID: "uid", Volume: "v"})
+	require.NoError(c.t, err)
+	require.NoError(c.t, r.Close())
+	require.NoError(c.t, dir.Close())
+	c.mu.Lock()
+	c.nodes[id] = n
+	c.mu.Unlock()
+	n.start(founders)
+	return n
+}
+
+func (n *node) start(founders []uint64) {
+	t := n.trio.t
+	log := slog.New(slog.NewTextHandler(testWriter{t, n.id}, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	dir, err := diskdir.Open(n.fs, "disk-0", "tenant", 4<<20, rand.Reader)
+	require.NoError(t, err)
+	n.disk, err = replication.OpenDisk(replication.Config{FS: n.fs, Rand: rand.Reader, Logger: log, CheckpointBytes: 1 << 20, MemTableBytes: 256 << 10}, dir)
+	require.NoError(t, err)
+	n.keys, err = seal.New(n.trio.key, "tenant")
+	require.NoError(t, err)
+	r, err := dir.OpenReplica(diskdir.ID(n.id))
+	require.NoError(t, err)
+	inbox := make(chan func(*replication.Group), 4096)
+	g, err := n.disk.OpenGroup(replication.GroupConfig{Replica: r, Keys: n.keys, Logger: log, Peers: &replication.PeersConfig{
+		Founders: founders, Tick: 10 * time.Millisecond, Send: n.send}})
+	require.NoError(t, err)
+	n.trio.mu.Lock()
+	n.group, n.inbox = g, inbox
+	n.trio.mu.Unlock()
+	n.ended.Go(func() {
+		for deliver := range inbox {
+			deliver(g)
+		}
+	})
+}
+
+func (n *node) stop() {
+	n.trio.mu.Lock()
+	g, inbox := n.group, n.inbox
+	n.group, n.inbox = nil, nil
+	n.trio.mu.Unlock()
+	if g == nil {
+		return
+	}
+	if n.fs1 != nil {
+		n.fs1.Close()
+		n.fs1 = nil
+	}
+	close(inbox)
+	n.ended.Wait()
+	_ = g.Close(context.Background())
+	_ = n.disk.Close()
+}
+
+// crash is a power cut.
+func (n *node) crash() {
+	after := n.fs.(*vfs.MemFS).CrashClone(vfs.CrashCloneCfg{})
+	n.stop()
+	n.fs = after
+}
+
+func (n *node) send(to uint64, kind uint8, parts ...[]byte) {
+	body := bytes.Join(parts, nil)
+	c := n.trio
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	peer := c.nodes[to]
+	if peer == nil || peer.inbox == nil || c.cut[[2]uint64{n.id, to}] {
+		return
+	}
+	select {
+	case peer.inbox <- func(g *replication.Group) {
+		if err := g.Receive(kind, n.id, body); err != nil {
+			c.t.Logf("from %d to %d: %v", n.id, to, err)
+		}
+	}:
+	default:
+	}
+}
+
+// own opens an epoch and the file system at a node.
+func (n *node) own(format bool) {
+	t := n.trio.t
+	_, err := n.group.Recover(t.Context())
+	require.NoError(t, err)
+	n.trio.epoch++
+	name := record.Name{Epoch: n.trio.epoch, Incarnation: record.Incarnation(n.trio.epoch)}
+	salt := make([]byte, 8+seal.SaltSize)
+	_, _ = rand.Read(salt[8:])
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	require.NoError(t, n.group.BeginEpoch(ctx, &record.Record{Header: record.Header{Kind: record.Owner, Name: name},
+		Muts: []record.Mutation{{Key: meta.SaltKey(uint32(name.Incarnation)), Value: salt}}}))
+	n.fs1, err = cachefs.Open(ctx, cachefs.Config{Log: n.group, State: n.group.Store(), Keys: n.keys, Epoch: name.Epoch, Incarnation: name.Incarnation,
+		Session: uint64(n.trio.epoch), NewSession: true, Size: 1 << 30, Now: time.Now, Logger: slog.New(slog.DiscardHandler)}, format)
+	require.NoError(t, err)
+}
+
+// state is what all replicas must have alike: the replicated keys.
+func (n *node) state() map[string]string {
+	all := map[string]string{}
+	require.NoError(n.trio.t, n.group.Store().Scan([]byte{0}, []byte{meta.LocalPrefix}, func(k, v []byte) error {
+		all[string(k)] = string(v)
+		return nil
+	}))
+	return all
+}
+
+// agree waits until all nodes have applied the same, and compares them.
+func (c *trio) agree() {
+	var last record.Index
+	for _, n := range c.nodes {
+		if n.group != nil {
+			last = max(last, n.group.Status().Committed)
+		}
+	}
+	var want map[string]string
+	for id, n := range c.nodes {
+		if n.group == nil {
+			continue
+		}
+		require.Eventually(c.t, func() bool { return n.group.Status().Applied >= last }, 10*time.Second, time.Millisecond, "node %d: %+v", id, n.group.Status().Group)
+		if got := n.state(); want == nil {
+			want = got
+		} else {
+			require.Equal(c.t, len(want), len(got))
+			require.Equal(c.t, want, got, "node %d", id)
+		}
+	}
+}
+
+type testWriter struct {
+	t  *testing.T
+	id uint64
+}
+
+func (w testWriter) Write(b []byte) (int, error) {
+	if w.t.Context().Err() == nil {
+		w.t.Logf("%d: %s", w.id, bytes.TrimSpace(b))
+	}
+	return len(b), nil
+}
+
+// file writes a file and syncs it.
+func (n *node) file(name string, size int) {
+	t := n.trio.t
+	caller := &cachefs.Caller{}
+	a, err := n.fs1.Create(caller, meta.Root, name, cachefs.Node{Mode: syscall.S_IFREG | 0o600})
+	require.NoError(t, err)
+	content := bytes.Repeat([]byte(name+"|"), size/(len(name)+1)+1)[:size]
+	for off := 0; off < size; off += 1 << 20 {
+		_, err := n.fs1.Write(caller, a.Ino, uint64(off), content[off:min(size, off+1<<20)], false)
+		require.NoError(t, err)
+	}
+	require.NoError(t, n.fs1.Sync(t.Context(), caller))
+}
+
+func (n *node) check(name string, size int) {
+	t := n.trio.t
+	a, err := n.fs1.Lookup(meta.Root, name)
+	require.NoError(t, err)
+	got := make([]byte, size+1)
+	k, err := n.fs1.Read(a.Ino, 0, got)
+	require.NoError(t, err)
+	require.Equal(t, bytes.Repeat([]byte(name+"|"), size/(len(name)+1)+1)[:size], got[:k])
+}
+
+func TestThreeReplicas(t *testing.T) {
+	c := newTrio(t, 1, 2, 3)
+	n := c.nodes[1]
+	n.own(true)
+	for i := range 20 {
+		n.file(fmt.Sprintf("small-%d", i), 100*i)
+	}
+	n.file("large", 5<<20)
+	c.agree()
+	c.nodes[3].crash() // a follower goes, and comes back
+	n.file("without", 300_000)
+	c.nodes[3].start(nil)
+	n.file("with", 300_000)
+	c.agree()
+	n.crash() // the owner goes, and node 2 takes over
+	o := c.nodes[2]
+	o.own(false)
+	for i := range 20 {
+		o.check(fmt.Sprintf("small-%d", i), 100*i)
+	}
+	o.check("large", 5<<20)
+	o.check("without", 300_000)
+	o.check("with", 300_000)
+	o.file("after", 10_000)
+	n.start(nil)
+	c.agree()
+}

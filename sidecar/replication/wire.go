@@ -1,0 +1,282 @@
+package replication
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/remora-storage/remora/cachefs/record"
+	"github.com/remora-storage/remora/sidecar/replication/consensus"
+)
+
+// The kinds of frames between the replicas of a group. The numbers are on the wire; WIRE.md has their bodies.
+const (
+	FrameRaft    uint8 = 1
+	FramePropose uint8 = 2
+	FrameAck     uint8 = 3
+)
+
+// messageBytes of payloads go into one frame, unless a single record is larger.
+const messageBytes = 4 << 20
+
+// maxRecord is the longest payload on the wire.
+const maxRecord = record.MaxSize + 64
+
+// ErrMessage: a frame of a peer is not a message.
+var ErrMessage = errors.New("malformed message")
+
+// send encodes messages with the records that they name. g.mu is held.
+func (g *Group) send(messages []consensus.Message) {
+	for _, m := range messages {
+		switch {
+		case m.Raft != nil:
+			g.sendRaft(m.To, m.Raft)
+		case m.Propose != nil:
+			g.sendPropose(m.To, m.Propose)
+		case m.Ack != nil:
+			b := []byte{0}
+			if m.Ack.Leads {
+				b[0] = 1
+			}
+			g.peers.cfg.Send(m.To, FrameAck, m.Ack.Tail.Append(b))
+		}
+	}
+}
+
+// sendRaft sends one message of Raft, in parts if its records are large.
+func (g *Group) sendRaft(to uint64, m *pb.Message) {
+	for {
+		body := [][]byte{nil}
+		bytes, n := 0, 0
+		for ; n < len(m.GetEntries()); n++ {
+			parts, size, err := g.payloadOf(m.GetEntries()[n])
+			if err != nil {
+				g.cfg.Logger.Warn("a peer needs a record that is not here any more: it will be caught up by a copy", "err", err)
+				return
+			}
+			if n > 0 && bytes+size > messageBytes {
+				break
+			}
+			bytes += size
+			body = append(body, parts...)
+		}
+		first := m
+		if n < len(m.GetEntries()) {
+			rest := m.GetEntries()[n:]
+			first = proto.Clone(m).(*pb.Message)
+			first.Entries = m.GetEntries()[:n]
+			prev := m.GetEntries()[n-1]
+			m = proto.Clone(m).(*pb.Message)
+			m.Index, m.LogTerm, m.Entries = prev.Index, prev.Term, rest
+		}
+		b, err := proto.Marshal(first)
+		if err != nil {
+			g.failLocked(fmt.Errorf("encode a message: %w", err))
+			return
+		}
+		head := binary.LittleEndian.AppendUint32(make([]byte, 0, 4+len(b)), uint32(len(b)))
+		body[0] = append(head, b...)
+		g.peers.cfg.Send(to, FrameRaft, body...)
+		if first == m {
+			return
+		}
+	}
+}
+
+func (g *Group) sendPropose(to uint64, p *consensus.Propose) {
+	for rest := p.Entries; len(rest) > 0; {
+		body := [][]byte{nil}
+		bytes, n := 0, 0
+		for ; n < len(rest); n++ {
+			parts, size, err := g.parts(rest[n].Name)
+			if err != nil {
+				g.cfg.Logger.Error("a record of the stream is not here", "err", err)
+				return
+			}
+			if n > 0 && bytes+size > messageBytes {
+				break
+			}
+			bytes += size
+			body = append(body, parts...)
+		}
+		head := binary.LittleEndian.AppendUint32(nil, uint32(n))
+		for _, e := range rest[:n] {
+			head = append(head, e.Encode()...)
+		}
+		body[0] = head
+		g.peers.cfg.Send(to, FramePropose, body...)
+		rest = rest[n:]
+	}
+}
+
+func (g *Group) payloadOf(e *pb.Entry) ([][]byte, int, error) {
+	if e.GetType() != pb.EntryNormal || len(e.GetData()) == 0 {
+		return nil, 0, nil
+	}
+	_, n, err := consensus.DecodeName(e.GetData())
+	if err != nil {
+		return nil, 0, err
+	}
+	return g.parts(n)
+}
+
+// parts are a record's bytes with a header: length u32, number of operations with fresh content u32, their numbers u32.
+func (g *Group) parts(n record.Name) ([][]byte, int, error) {
+	it := g.peers.table[n]
+	if it == nil {
+		return nil, 0, fmt.Errorf("record %v is not here", n)
+	}
+	var fresh []byte
+	size := len(it.meta)
+	parts := make([][]byte, 2, 2+len(it.rec.Ops))
+	for i := range it.rec.Ops {
+		o := &it.rec.Ops[i]
+		data := o.Data
+		if data == nil && o.Kind == record.WriteBlocks {
+			var err error
+			if data, err = g.placedContent(it, i); err != nil {
+				return nil, 0, err
+			}
+		}
+		if o.Fresh || isPlaced(it.placed, i) {
+			fresh = binary.LittleEndian.AppendUint32(fresh, uint32(i))
+		}
+		size += len(data)
+		if len(data) > 0 {
+			parts = append(parts, data)
+		}
+	}
+	head := binary.LittleEndian.AppendUint32(make([]byte, 0, 8+len(fresh)), uint32(size))
+	head = binary.LittleEndian.AppendUint32(head, uint32(len(fresh)/4))
+	parts[0], parts[1] = append(head, fresh...), it.meta
+	return parts, size + 8 + len(fresh), nil
+}
+
+// placedContent reads from the arena what a record's frame has not.
+func (g *Group) placedContent(it *item, op int) ([]byte, error) {
+	for _, p := range it.placed {
+		if p.Op == op {
+			return g.store.Placed(p.Slot, &it.rec.Ops[op])
+		}
+	}
+	return nil, fmt.Errorf("record %v: operation %d has no content", it.rec.Name, op)
+}
+
+// Receive takes a frame of a peer of the group. The body belongs to the group.
+func (g *Group) Receive(kind uint8, from uint64, body []byte) error {
+	if g.peers == nil {
+		return fmt.Errorf("%w: a group of one has no peers", ErrMessage)
+	}
+	m, items, err := g.decode(kind, from, body)
+	if err != nil {
+		return err
+	}
+	g.receive(m, items)
+	return nil
+}
+
+func (g *Group) decode(kind uint8, from uint64, body []byte) (m consensus.Message, items []*item, err error) {
+	m = consensus.Message{From: from, To: uint64(g.key().replica)}
+	d := decoder{b: body, g: g}
+	switch kind {
+	case FrameRaft:
+		m.Raft = &pb.Message{}
+		if err := proto.Unmarshal(d.bytes(int(d.u32())), m.Raft); err != nil {
+			return m, nil, fmt.Errorf("%w: %w", ErrMessage, err)
+		}
+		if m.Raft.GetFrom() != from || m.Raft.GetTo() != m.To {
+			return m, nil, fmt.Errorf("%w: from %x to %x in a frame from %x to %x", ErrMessage, m.Raft.GetFrom(), m.Raft.GetTo(), from, m.To)
+		}
+		for _, e := range m.Raft.GetEntries() {
+			if e.GetType() == pb.EntryNormal && len(e.GetData()) > 0 {
+				d.record(e.GetData())
+			}
+		}
+	case FramePropose:
+		m.Propose = &consensus.Propose{}
+		names := d.bytes(int(d.u32()) * consensus.EntrySize)
+		for ; len(names) > 0; names = names[consensus.EntrySize:] {
+			if kind, n, ok := d.record(names[:consensus.EntrySize]); ok {
+				m.Propose.Entries = append(m.Propose.Entries, consensus.Entry{Kind: kind, Name: n})
+			}
+		}
+	case FrameAck:
+		b := d.bytes(1 + record.AcceptanceSize)
+		if d.err == nil {
+			m.Ack = &consensus.Ack{Leads: b[0] == 1}
+			m.Ack.Tail, d.err = record.DecodeAcceptance(b[1:])
+		}
+	default:
+		d.err = fmt.Errorf("%w: a frame of kind %d, which this version does not know", ErrMessage, kind)
+	}
+	if d.err == nil && len(d.b) > 0 {
+		d.err = fmt.Errorf("%w: %d bytes left over", ErrMessage, len(d.b))
+	}
+	return m, d.items, d.err
+}
+
+type decoder struct {
+	b     []byte
+	g     *Group
+	items []*item
+	err   error
+}
+
+func (d *decoder) bytes(n int) []byte {
+	if n < 0 || n > len(d.b) {
+		if d.err == nil {
+			d.err = fmt.Errorf("%w: %d bytes expected, %d are there", ErrMessage, n, len(d.b))
+		}
+		d.b = nil
+		return nil
+	}
+	b := d.b[:n:n]
+	d.b = d.b[n:]
+	return b
+}
+
+func (d *decoder) u32() uint32 {
+	if b := d.bytes(4); d.err == nil {
+		return binary.LittleEndian.Uint32(b)
+	}
+	return 0
+}
+
+// record reads the payload that a name announces, and checks that it is that record, sealed for this volume.
+func (d *decoder) record(name []byte) (record.Kind, record.Name, bool) {
+	kind, n, err := consensus.DecodeName(name)
+	size, fresh := int(d.u32()), int(d.u32())
+	if err == nil && size > maxRecord {
+		err = fmt.Errorf("%w: a record of %d bytes, at most %d", ErrMessage, size, maxRecord)
+	}
+	flags := d.bytes(4 * fresh)
+	b := d.bytes(size)
+	if d.err != nil || err != nil {
+		d.err = errors.Join(d.err, err)
+		return 0, n, false
+	}
+	r, err := record.Decode(b, d.g.cfg.Keys.Sealer())
+	if err == nil && (r.Name != n || r.Kind != kind) {
+		err = fmt.Errorf("%w: record %v came as %v", ErrMessage, r.Name, n)
+	}
+	if err == nil {
+		err = learn(d.g.cfg.Keys, r)
+	}
+	for ; err == nil && len(flags) > 0; flags = flags[4:] {
+		i := int(binary.LittleEndian.Uint32(flags))
+		if i >= len(r.Ops) || r.Ops[i].Kind != record.WriteBlocks {
+			err = fmt.Errorf("%w: operation %d of %v has no content", ErrMessage, i, n)
+			break
+		}
+		r.Ops[i].Fresh = true
+	}
+	if err != nil {
+		d.err = err
+		return 0, n, false
+	}
+	d.items = append(d.items, &item{rec: r, meta: b[:len(b)-r.DataBytes()]})
+	return kind, n, true
+}
