@@ -41,7 +41,7 @@ type answered struct {
 
 // report is what the sidecar answers, or else what is known. What the sidecar cannot know is filled in: titles, paths, PID.
 func (p *pod) report(ctx context.Context) status.Pod {
-	r := status.Pod{Name: p.title, Node: p.node, Volumes: []status.Volume{}}
+	r := status.Pod{Name: p.title, Node: p.node, Volumes: []status.Volume{}, Hosted: []status.Hosted{}}
 	silent := status.Offline
 	if i := p.instance(); i != nil {
 		if pid := i.sidecarPID(); pid != 0 {

@@ -12,15 +12,9 @@ import (
 	"github.com/remora-storage/remora/sidecar/status"
 )
 
-// claim finds or makes the volume's replica on this node and takes the next epoch. A volume that has members is never given others
-// here: an empty disk does not bootstrap (I6).
+// claim finds or makes the only replica of a volume of one copy on this node and takes the next epoch. A volume that has members is
+// never given others here: an empty disk does not bootstrap (I6).
 func (v *volume) claim(ctx context.Context) (*diskdir.Replica, *openDisk, error) {
-	if err := v.ensureObject(ctx); err != nil {
-		return nil, nil, err
-	}
-	if err := v.checkSize(); err != nil {
-		return nil, nil, err
-	}
 	var err error
 	if v.keys, err = v.openKeys(ctx); err != nil {
 		return nil, nil, err
@@ -45,6 +39,15 @@ func (v *volume) claim(ctx context.Context) (*diskdir.Replica, *openDisk, error)
 	return replica, disk, nil
 }
 
+// prepare reads the Volume object, and refuses what no start can cure.
+func (v *volume) prepare(ctx context.Context) error {
+	if err := v.ensureObject(ctx); err != nil {
+		return err
+	}
+	v.checkCopies()
+	return v.checkSize()
+}
+
 // ensureObject reads the Volume object, or makes it.
 func (v *volume) ensureObject(ctx context.Context) error {
 	have, err := v.s.auth.Get(ctx, v.object.Name)
@@ -64,7 +67,56 @@ func (v *volume) ensureObject(ctx context.Context) error {
 		return err
 	}
 	v.object.UID, v.object.Group = hex.EncodeToString(uid), group.String()
+	if v.spec.Replicas > 1 {
+		v.object.Replicas, v.object.OwnerNode = v.spec.Replicas, v.s.cfg.Node
+	}
 	return v.update(ctx)
+}
+
+// checkCopies tells of a class that asks for another number of copies than the volume has: that is fixed when a volume is made.
+func (v *volume) checkCopies() {
+	if have := v.object.Copies(); have != max(v.spec.Replicas, 1) {
+		v.s.cfg.Logger.Info("the volume keeps the number of copies that it was made with", "volume", v.object.Name, "copies", have,
+			"class", v.spec.Class, "classCopies", v.spec.Replicas)
+	}
+}
+
+// openHosted takes the next epoch of a volume of several copies. Its replica here is the host's, which closes it, too.
+func (v *volume) openHosted(ctx context.Context) error {
+	if v.s.host == nil {
+		return fmt.Errorf("the volume has %d copies, which this sidecar cannot keep: it has no certificate (--identity)", v.object.Copies())
+	}
+	var err error
+	if v.keys, err = v.openKeys(ctx); err != nil {
+		return err
+	}
+	if v.hosted, err = v.s.host.joinOwn(ctx, v.object.Name, v.keys.ID()); err != nil {
+		return err
+	}
+	group, ok := v.hosted.open().(volumeLog)
+	if !ok {
+		return fmt.Errorf("replica %s cannot be written by an owner", v.hosted.id)
+	}
+	v.group = group
+	err = v.modify(ctx, func(o *v1alpha1.Volume) {
+		o.Epoch++
+		o.Incarnation++
+		o.OwnerPod, o.OwnerUID, o.OwnerNode = v.s.cfg.Pod, v.s.cfg.PodUID, v.s.cfg.Node
+		o.Size = max(o.Size, v.spec.Size)
+	})
+	if err != nil {
+		return fmt.Errorf("take the next epoch: %w", err)
+	}
+	return v.own(ctx)
+}
+
+// modify changes the object as it is now, whatever others have changed meanwhile.
+func (v *volume) modify(ctx context.Context, change func(*v1alpha1.Volume)) error {
+	o, err := authority.Modify(ctx, v.s.auth, v.object.Name, func(o *v1alpha1.Volume) error { change(o); return nil })
+	if err == nil {
+		v.setObject(o)
+	}
+	return err
 }
 
 func (v *volume) setObject(o v1alpha1.Volume) {
@@ -154,6 +206,9 @@ func (v *volume) findReplica(ctx context.Context) (*diskdir.Replica, *openDisk, 
 func (v *volume) becomeReady(ctx context.Context) error {
 	if v.object.Phase == v1alpha1.VolumeReady {
 		return nil
+	}
+	if v.hosted != nil {
+		return v.modify(ctx, func(o *v1alpha1.Volume) { o.Phase = v1alpha1.VolumeReady })
 	}
 	v.object.Phase = v1alpha1.VolumeReady
 	return v.update(ctx)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/remora-storage/remora/api/v1alpha1"
 	"github.com/remora-storage/remora/sidecar/authority"
+	"github.com/remora-storage/remora/sidecar/replication/diskdir"
 	"github.com/remora-storage/remora/webhook/spec"
 )
 
@@ -49,7 +50,10 @@ func (p *place) start() (v *volume, end func(), err error) {
 	s := &sidecar{cfg: cfg, auth: authority.Files{Dir: filepath.Join(p.dir, "volumes")}}
 	s.disks = &disks{cfg: &s.cfg}
 	v = newVolume(s, cfg.Volumes[0])
-	replica, _, err := v.claim(p.t.Context())
+	var replica *diskdir.Replica
+	if err = v.prepare(p.t.Context()); err == nil {
+		replica, _, err = v.claim(p.t.Context())
+	}
 	return v, func() {
 		if replica != nil {
 			require.NoError(p.t, replica.Close())
@@ -119,8 +123,8 @@ func TestTheKeyIsTheVolumes(t *testing.T) {
 	right, err := os.ReadFile(key)
 	require.NoError(t, err)
 	for want, content := range map[string]string{
-		"put the right key back": strings.Repeat("ab", 32),
-		"want 64 hexadecimal digits":  "too short",
+		"put the right key back":     strings.Repeat("ab", 32),
+		"want 64 hexadecimal digits": "too short",
 	} {
 		require.NoError(t, os.WriteFile(key, []byte(content), 0o600))
 		p.refused(want)

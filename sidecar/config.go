@@ -31,7 +31,9 @@ type Config struct {
 	Namespace    string        // its namespace: the tenant
 	PodUID       string        // of this instance of the pod
 	Node         string        // name of the node
-	Volumes      []spec.Volume // at least one
+	Volumes      []spec.Volume // at least one; a keeper has none
+	Keeper       bool          // serve replicas of other pods' volumes, and nothing else
+	Identity     string        // file:DIR: the certificate for the sidecars of other nodes; empty: this one serves volumes of one copy only
 	Disks        string        // directory of the tenant's disk directories on this node
 	Authority    string        // file:DIR or, in node mode, unix:PATH: where the Volume objects are
 	Keys         string        // file:DIR or, in node mode, unix:PATH: where the volumes' keys are
@@ -61,7 +63,14 @@ func (c Config) withDefaults() (Config, error) {
 	need("POD_NAMESPACE", c.Namespace, "the pod's namespace")
 	need("NODE_NAME", c.Node, "the node's name")
 	need("--disks", c.Disks, "directory of the tenant's disks")
-	if len(c.Volumes) == 0 {
+	switch {
+	case c.Keeper && len(c.Volumes) > 0:
+		errs = append(errs, errors.New("--keeper and --volume: a keeper has no volumes of its own; leave one of the two out"))
+	case c.Keeper && c.Mode != ModeDev:
+		errs = append(errs, fmt.Errorf("--keeper with --mode %q; allowed: dev (keepers of a cluster come with a later release)", c.Mode))
+	case c.Keeper && c.Identity == "":
+		errs = append(errs, errors.New("--keeper needs --identity=file:DIR: without a certificate it cannot talk to other sidecars"))
+	case !c.Keeper && len(c.Volumes) == 0:
 		errs = append(errs, errors.New("--volume is missing: at least one is needed"))
 	}
 	where := "file:DIR"
@@ -74,15 +83,18 @@ func (c Config) withDefaults() (Config, error) {
 		errs = append(errs, fmt.Errorf("--mode %q cannot run yet; allowed: dev, node (privileged comes with a later release)", c.Mode))
 	}
 	for _, f := range []struct{ flag, value, allowed string }{
-		{"--authority", c.Authority, where}, {"--keys", c.Keys, where}, {"--holder", c.Holder, "unix:PATH"},
+		{"--authority", c.Authority, where}, {"--keys", c.Keys, where}, {"--holder", c.Holder, "unix:PATH"}, {"--identity", c.Identity, "file:DIR"},
 	} {
+		if f.value == "" && (f.flag == "--identity" || c.Keeper && f.flag == "--holder") {
+			continue
+		}
 		if want := strings.TrimSuffix(f.allowed, "DIR"); !strings.HasPrefix(f.value, strings.TrimSuffix(want, "PATH")) {
 			errs = append(errs, fmt.Errorf("%s %q; allowed: %s", f.flag, f.value, f.allowed))
 		}
 	}
 	for _, v := range c.Volumes {
-		if v.Replicas != 1 {
-			errs = append(errs, fmt.Errorf("--volume %s: replicas=%d; allowed: 1 (more come with a later release)", v.Name, v.Replicas))
+		if v.Replicas > 1 && c.Identity == "" {
+			errs = append(errs, fmt.Errorf("--volume %s: replicas=%d needs --identity=file:DIR, and --mode dev; without: 1", v.Name, v.Replicas))
 		}
 	}
 	if c.SegmentBytes == 0 {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/remora-storage/remora/sidecar/replication"
@@ -16,8 +17,11 @@ const takeOverTime = 5 * time.Second
 
 // disks are the disk directories that this sidecar serves.
 type disks struct {
-	cfg  *Config
-	open []*openDisk
+	cfg *Config
+
+	opening sync.Mutex // held while a directory is opened: our own lock on it must not look like another's
+	mu      sync.Mutex
+	open    []*openDisk
 }
 
 type openDisk struct {
@@ -26,12 +30,32 @@ type openDisk struct {
 	disk *replication.Disk
 }
 
-// get opens the disk directory of that name, or returns it if it is open.
-func (d *disks) get(ctx context.Context, name string) (*openDisk, error) {
+// served returns the open directory of that name; nil if it is not open here.
+func (d *disks) served(name string) *openDisk {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	for _, o := range d.open {
 		if o.name == name {
-			return o, nil
+			return o
 		}
+	}
+	return nil
+}
+
+// first returns a directory that is open; nil if none is.
+func (d *disks) first() *openDisk {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.open) == 0 {
+		return nil
+	}
+	return d.open[0]
+}
+
+// get opens the disk directory of that name, or returns it if it is open.
+func (d *disks) get(ctx context.Context, name string) (*openDisk, error) {
+	if o := d.served(name); o != nil {
+		return o, nil
 	}
 	if _, err := d.cfg.fs.Stat(filepath.Join(d.cfg.diskPath(name), "superblock")); err != nil {
 		return nil, fmt.Errorf("disk directory %s is not here: %w", d.cfg.diskPath(name), err)
@@ -41,18 +65,24 @@ func (d *disks) get(ctx context.Context, name string) (*openDisk, error) {
 
 // assigned opens the disk directory that the node plugin chose for a new replica, or returns it if it is open.
 func (d *disks) assigned(ctx context.Context, name string) (*openDisk, error) {
-	for _, o := range d.open {
-		if o.name == name {
-			return o, nil
-		}
+	if o := d.served(name); o != nil {
+		return o, nil
 	}
 	return d.openWait(ctx, name)
 }
 
+// take opens the disk directory of that name, and makes it if it is not there. diskdir.ErrInUse: another process serves it.
+func (d *disks) take(name string) error {
+	_, err := d.tryOpen(name)
+	return err
+}
+
 // forNew returns a disk directory for a new replica: one that is open, or one that is free and holds nobody's replicas, or a new one.
 func (d *disks) forNew(ctx context.Context) (*openDisk, error) {
-	if len(d.open) > 0 {
-		return d.open[0], nil
+	d.opening.Lock()
+	defer d.opening.Unlock()
+	if o := d.first(); o != nil {
+		return o, nil
 	}
 	for n := 0; ; n++ {
 		name := fmt.Sprintf("disk-%d", n)
@@ -102,9 +132,9 @@ func (d *disks) openOnce(name string) (*openDisk, error) {
 func (d *disks) openWait(ctx context.Context, name string) (*openDisk, error) {
 	deadline := time.Now().Add(takeOverTime)
 	for {
-		o, err := d.openOnce(name)
+		o, err := d.tryOpen(name)
 		if err == nil {
-			return d.start(o)
+			return o, nil
 		}
 		if !errors.Is(err, diskdir.ErrInUse) || time.Now().After(deadline) {
 			return nil, err
@@ -117,6 +147,19 @@ func (d *disks) openWait(ctx context.Context, name string) (*openDisk, error) {
 	}
 }
 
+func (d *disks) tryOpen(name string) (*openDisk, error) {
+	d.opening.Lock()
+	defer d.opening.Unlock()
+	if o := d.served(name); o != nil {
+		return o, nil
+	}
+	o, err := d.openOnce(name)
+	if err != nil {
+		return nil, err
+	}
+	return d.start(o)
+}
+
 // start reads the journal.
 func (d *disks) start(o *openDisk) (*openDisk, error) {
 	err := o.dir.CheckJournal()
@@ -127,7 +170,9 @@ func (d *disks) start(o *openDisk) (*openDisk, error) {
 	if err != nil {
 		return nil, errors.Join(err, o.dir.Close())
 	}
+	d.mu.Lock()
 	d.open = append(d.open, o)
+	d.mu.Unlock()
 	return o, nil
 }
 

@@ -60,12 +60,21 @@ func (s *sidecar) readyz(w http.ResponseWriter, _ *http.Request) {
 			return
 		}
 	}
+	if s.host != nil {
+		if err := s.host.settled(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+	}
 	_, _ = w.Write([]byte("ok\n"))
 }
 
 func (s *sidecar) status(w http.ResponseWriter, _ *http.Request) {
 	pid := os.Getpid()
-	p := status.Pod{Name: s.cfg.Pod, Node: s.cfg.Node, PID: &pid, Volumes: []status.Volume{}}
+	p := status.Pod{Name: s.cfg.Pod, Node: s.cfg.Node, PID: &pid, Volumes: []status.Volume{}, Hosted: []status.Hosted{}}
+	if s.host != nil {
+		p.Hosted = s.host.report()
+	}
 	for _, v := range s.volumes {
 		p.Volumes = append(p.Volumes, v.status())
 	}
@@ -90,6 +99,10 @@ func (v *volume) status() status.Volume {
 	}
 	if v.state == status.Damaged {
 		replicaState = status.Damaged
+	}
+	if v.object.Copies() > 1 {
+		st.Replicas = v.s.host.replicas(v.object.Name)
+		return st
 	}
 	for _, m := range v.object.Members {
 		st.Replicas = append(st.Replicas, status.Replica{ID: m.Replica, Pod: v.s.cfg.Pod, Node: m.Node, Role: m.Role, State: replicaState, MatchIndex: st.CommittedIndex})

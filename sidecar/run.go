@@ -23,6 +23,7 @@ type sidecar struct {
 	auth    volumes
 	trace   *telemetry.Recorder
 	disks   *disks
+	host    *host // nil: without a certificate, volumes of one copy only
 	volumes []*volume
 }
 
@@ -52,6 +53,9 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("telemetry: %w", err)
 	}
 	s.disks = &disks{cfg: &s.cfg}
+	if err := s.makeHost(); err != nil {
+		return errors.Join(err, s.closeTrace())
+	}
 	for _, v := range cfg.Volumes {
 		s.volumes = append(s.volumes, newVolume(s, v))
 	}
@@ -77,14 +81,21 @@ func (s *sidecar) serve(ctx context.Context) error {
 		}
 		return err
 	}
+	if s.host != nil {
+		s.host.start(ctx)
+	}
+	if s.cfg.Keeper {
+		<-ctx.Done()
+		return nil
+	}
 	for _, v := range s.volumes {
 		if err := v.open(ctx); err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
-			if stateOf(err) == status.Damaged {
-				// Another start finds the same: stay, and say so.
-				s.cfg.Logger.Error("volume is damaged and not mounted", "volume", v.object.Name, "err", err)
+			if state := stateOf(err); state == status.Damaged || state == status.MajorityLost {
+				// Another start finds the same: stay, and say so. Replicas of other volumes are served meanwhile.
+				s.cfg.Logger.Error("volume is not mounted", "volume", v.object.Name, "state", state, "err", err)
 				<-ctx.Done()
 				return nil
 			}
@@ -114,7 +125,23 @@ func (s *sidecar) close() error {
 	for _, v := range s.volumes {
 		errs = append(errs, v.close())
 	}
+	if s.host != nil {
+		errs = append(errs, s.host.close())
+	}
 	return errors.Join(append(errs, s.disks.close())...)
+}
+
+// makeHost gives the sidecar a host if it has a certificate, and the Volume objects of the whole tenant.
+func (s *sidecar) makeHost() error {
+	if s.cfg.Identity == "" {
+		return nil
+	}
+	auth, ok := s.auth.(objects)
+	if !ok {
+		return fmt.Errorf("--identity with --authority %q: it does not show the tenant's volumes; allowed: file:DIR", s.cfg.Authority)
+	}
+	s.host = newHost(&s.cfg, auth, s.disks, openGroup)
+	return nil
 }
 
 func (s *sidecar) closeTrace() error {

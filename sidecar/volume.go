@@ -36,7 +36,8 @@ type volume struct {
 
 	object  v1alpha1.Volume
 	keys    *seal.Keys // nil: sealing is off
-	group   *replication.Group
+	group   volumeLog
+	hosted  *hosted // nil for a volume of one copy, whose group is the volume's alone
 	fs      *cachefs.FS
 	client  *holder.Client
 	session *session.Session
@@ -45,6 +46,18 @@ type volume struct {
 	mu    sync.Mutex
 	state string // one of status's
 	ready bool   // group and fs are set and stay
+}
+
+// volumeLog is the volume's group, as its owner uses it.
+type volumeLog interface {
+	cachefs.Log
+	// Recover proposes again what an earlier owner process had answered.
+	Recover(ctx context.Context) (int, error)
+	// BeginEpoch returns when the Owner record is applied.
+	BeginEpoch(ctx context.Context, owner *record.Record) error
+	Store() *store.Store
+	Status() replication.Status
+	Close(ctx context.Context) error
 }
 
 func newVolume(s *sidecar, v spec.Volume) *volume {
@@ -91,7 +104,11 @@ func samplingOf(t spec.Trace) (telemetry.Sampling, error) {
 func stateOf(err error) string {
 	var damage *journal.DamageError
 	var foreign *diskdir.NotOursError
-	if errors.Is(err, store.ErrDamaged) || errors.As(err, &damage) || errors.As(err, &foreign) {
+	var lost *MajorityLostError
+	switch {
+	case errors.As(err, &lost):
+		return status.MajorityLost
+	case errors.Is(err, store.ErrDamaged) || errors.As(err, &damage) || errors.As(err, &foreign):
 		return status.Damaged
 	}
 	return status.Failed
@@ -115,22 +132,31 @@ func (v *volume) advise(err error) error {
 		return err
 	}
 	dir := v.s.cfg.Disks
-	if len(v.object.Members) > 0 {
-		dir = v.s.cfg.diskPath(v.object.Members[0].Disk)
+	for _, m := range v.object.Members {
+		if m.Node == v.s.cfg.Node {
+			dir = v.s.cfg.diskPath(m.Disk)
+		}
 	}
 	return fmt.Errorf("%w; nothing that the volume needs was changed; keep a copy of %s, run `remora check %s`, and see docs/check.md", err, dir, dir)
 }
 
 // openReplica takes the next epoch, brings the replica up to its log, and opens the file system.
 func (v *volume) openReplica(ctx context.Context) error {
+	if err := v.prepare(ctx); err != nil {
+		return err
+	}
+	if v.object.Copies() > 1 {
+		return v.openHosted(ctx)
+	}
 	replica, disk, err := v.claim(ctx)
 	if err != nil {
 		return err
 	}
-	v.group, err = disk.disk.OpenGroup(replication.GroupConfig{Replica: replica, Keys: v.keys, Trace: v.trace, Logger: v.s.cfg.Logger})
+	group, err := disk.disk.OpenGroup(replication.GroupConfig{Replica: replica, Keys: v.keys, Trace: v.trace, Logger: v.s.cfg.Logger})
 	if err != nil {
 		return errors.Join(err, replica.Close())
 	}
+	v.group = group
 	return v.own(ctx)
 }
 
@@ -227,7 +253,7 @@ func (v *volume) close() error {
 		v.fs.Close()
 	}
 	var err error
-	if v.group != nil {
+	if v.group != nil && v.hosted == nil {
 		err = v.group.Close(context.Background())
 	}
 	v.setState(status.Offline)

@@ -34,9 +34,10 @@ type Volume struct {
 	Replicas    int      `json:"replicas,omitempty"` // copies that it shall have; 0 stands for 1. Fixed when the volume is made
 	Nodes       []string `json:"nodes,omitempty"`    // where these shall be; of no meaning to a volume of one copy
 	Members     []Member `json:"members"`
-	Survivor    string   `json:"survivor,omitempty"` // the replica that goes on alone after a loss that somebody accepted
-	Epoch       uint64   `json:"epoch"`              // of the newest owner
-	Incarnation uint32   `json:"incarnation"`        // of its process
+	ConfIndex   uint64   `json:"confIndex,omitempty"` // position in the log of the newest change of members that is told here
+	Survivor    string   `json:"survivor,omitempty"`  // the replica that goes on alone after a loss that somebody accepted
+	Epoch       uint64   `json:"epoch"`               // of the newest owner
+	Incarnation uint32   `json:"incarnation"`         // of its process
 	OwnerPod    string   `json:"ownerPod"`
 	OwnerUID    string   `json:"ownerUID"`
 	OwnerNode   string   `json:"ownerNode,omitempty"` // where its pod runs or is to run

@@ -2,6 +2,8 @@ package authority
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 
@@ -44,4 +46,14 @@ func Modify(ctx context.Context, a GetUpdater, name string, change func(*v1alpha
 		}
 	}
 	return v1alpha1.Volume{}, fmt.Errorf("%w: %s, %d times in a row", ErrConflict, name, manyConflicts)
+}
+
+// New is the object of a volume that is not there yet; Update makes it.
+func New(namespace, name string) (v1alpha1.Volume, error) {
+	var b [24]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return v1alpha1.Volume{}, fmt.Errorf("draw a volume UID: %w", err)
+	}
+	b[16] |= 1 // a group's ID is not 0
+	return v1alpha1.Volume{Namespace: namespace, Name: name, UID: hex.EncodeToString(b[:16]), Group: hex.EncodeToString(b[16:])}, nil
 }

@@ -10,12 +10,15 @@ const (
 	Offline    = "Offline"    // its sidecar is not running
 	Damaged    = "Damaged"    // acknowledged data cannot be read: needs an explicit word
 	Failed     = "Failed"     // the sidecar refused to open it, or stopped after an error of the disk
+	// MajorityLost: too many disks are gone for good, and nobody knows whether what is left is everything: needs an explicit word.
+	MajorityLost = "MajorityLost"
 )
 
 // Replica states.
 const (
 	InSync  = "InSync"
-	Syncing = "Syncing"
+	Syncing = "Syncing" // is behind, or lacks blocks
+	Lost    = "Lost"    // its disk is gone for good
 )
 
 // Replica roles.
@@ -23,6 +26,7 @@ const (
 	Voter   = "voter"
 	Learner = "learner"
 	Witness = "witness"
+	Leaving = "leaving" // a voter until another has taken its place
 )
 
 // Report is the answer of `remora status -o json`.
@@ -36,6 +40,22 @@ type Pod struct {
 	Node    string   `json:"node"`
 	PID     *int     `json:"pid"` // of the sidecar; null while none runs
 	Volumes []Volume `json:"volumes"`
+	Hosted  []Hosted `json:"hosted"` // replicas of volumes with several copies that it serves, its own volumes' among them
+}
+
+// Hosted is one replica as the process that serves it sees it.
+type Hosted struct {
+	Volume    string `json:"volume"` // the Volume object
+	ID        string `json:"id"`
+	Disk      string `json:"disk"`
+	Role      string `json:"role"`
+	State     string `json:"state"`     // one of the replica states
+	Leader    string `json:"leader"`    // ID of the group's leader; empty: none is known
+	Term      uint64 `json:"term"`      // of the leader
+	Applied   uint64 `json:"applied"`   // last log position in its state
+	Committed uint64 `json:"committed"` // last log position that it knows to be on a majority
+	Missing   uint64 `json:"missing"`   // bytes that are still to come
+	Error     string `json:"error"`     // why it is not served; empty: it is
 }
 
 // Volume is one volume of a pod, as its owner sees it.
@@ -60,4 +80,5 @@ type Replica struct {
 	Role       string `json:"role"`
 	State      string `json:"state"` // InSync, Syncing, Offline or Damaged
 	MatchIndex uint64 `json:"matchIndex"`
+	Missing    uint64 `json:"missing"` // bytes that are still to come; 0: none, or not known
 }
