@@ -1,0 +1,109 @@
+package transport
+
+import (
+	"sync"
+	"time"
+)
+
+// chunkBytes of a queue's buffers: many small frames share one, a large frame has one of its own.
+const chunkBytes = 64 << 10
+
+// queue holds the frames that wait for a link. Its buffers are written once: they go to the link as they are.
+type queue struct {
+	wake chan struct{} // has an element when there may be something; the link alone receives
+
+	mu      sync.Mutex // guards what follows
+	limit   int
+	bytes   int
+	frames  []queued
+	chunk   []byte    // the last buffer, with room
+	chunks  int       // counts buffers, so that two frames are known to touch
+	away    time.Time // until then the peer is known to be away
+	touched time.Time // when something was pushed last
+}
+
+// queued is one frame in a queue.
+type queued struct {
+	h     Header
+	b     []byte // header and body
+	chunk int    // buffers with the same number are one, in order
+}
+
+func newQueue(limit int, now time.Time) *queue {
+	return &queue{wake: make(chan struct{}, 1), limit: limit, touched: now}
+}
+
+// push copies a frame into the queue. why is empty, or the reason for which it was dropped.
+func (q *queue) push(now time.Time, h Header, parts ...[]byte) (why dropReason) {
+	size := headerBytes
+	for _, p := range parts {
+		size += len(p)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.touched = now
+	if now.Before(q.away) {
+		return dropUnreachable
+	}
+	if q.bytes > 0 && q.bytes+size > q.limit {
+		return dropQueueFull
+	}
+	q.append(h, size, parts)
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+	return dropNone
+}
+
+func (q *queue) append(h Header, size int, parts [][]byte) {
+	if cap(q.chunk)-len(q.chunk) < size {
+		q.chunk = make([]byte, 0, max(size, min(chunkBytes, max(4096, 2*cap(q.chunk)))))
+		q.chunks++
+	}
+	at := len(q.chunk)
+	q.chunk = appendFrame(q.chunk, h, parts...)
+	q.frames = append(q.frames, queued{h, q.chunk[at:], q.chunks})
+	q.bytes += size
+}
+
+// take takes everything. The frames' slice that was taken before may be given back.
+func (q *queue) take(used []queued) []queued {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	frames := q.frames
+	clear(used)
+	q.frames, q.bytes = used[:0], 0
+	if q.chunks++; cap(q.chunk)-len(q.chunk) < 4096 { // else the rest of the buffer is used on, behind what was taken
+		q.chunk = nil
+	}
+	return frames
+}
+
+// drop empties the queue of a peer that is away until then.
+func (q *queue) drop(away time.Time) (frames int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	frames = len(q.frames)
+	q.frames, q.bytes, q.chunk, q.away = nil, 0, nil, away
+	return frames
+}
+
+// again wakes the link if something is left.
+func (q *queue) again() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.frames) > 0 {
+		select {
+		case q.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// idle says that nothing was pushed since then, and nothing waits.
+func (q *queue) idle(since time.Time) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.frames) == 0 && q.touched.Before(since)
+}
