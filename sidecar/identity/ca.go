@@ -138,10 +138,14 @@ func (ca *CA) Issue(id Identity, validity time.Duration) (*Credentials, error) {
 		return nil, err
 	}
 	now := ca.now()
+	ends := now.Add(validity)
+	if ends.After(ca.cert.NotAfter) {
+		ends = ca.cert.NotAfter
+	}
 	leaf := &x509.Certificate{
 		Subject:   pkix.Name{CommonName: commonName(id)},
 		URIs:      id.URIs(),
-		NotBefore: now.Add(-skew), NotAfter: now.Add(validity),
+		NotBefore: now.Add(-skew), NotAfter: ends,
 		BasicConstraintsValid: true,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
