@@ -3,12 +3,10 @@ package cachefs
 import (
 	"errors"
 	"fmt"
-	"math"
 	"syscall"
 
 	"github.com/remora-storage/remora/cachefs/meta"
 	"github.com/remora-storage/remora/cachefs/record"
-	"github.com/remora-storage/remora/cachefs/seal"
 	"github.com/remora-storage/remora/telemetry"
 )
 
@@ -32,6 +30,7 @@ type change struct {
 	inodes   []inodeChange
 	chunks   []chunkChange
 	names    []nameChange
+	plain    []plain
 }
 
 type nameChange struct {
@@ -118,36 +117,6 @@ func (c *change) use(delta int64) error {
 	return nil
 }
 
-// seal seals the blocks that this change writes, in place. A change that the log refused used up its nonces: the next one, which
-// gets the same seq, goes on behind them.
-func (c *change) seal() error {
-	n := c.fs.nonces
-	c.rec.SealN = n
-	for i := range c.rec.Ops {
-		o := &c.rec.Ops[i]
-		first := n + 1
-		n += uint16(len(o.Seals))
-		err := seal.InParts(len(o.Seals), func(from, to int) error {
-			for k := from; k < to; k++ {
-				o.Seals[k] = record.Seal{Incarnation: c.rec.Name.Incarnation, Seq: c.rec.Name.Seq, N: first + uint16(k),
-					Origin: o.Blob, Block: o.First + uint32(k)}
-				if err := c.fs.cfg.Keys.Block(&o.Seals[k], o.Data[k*record.BlockSize:(k+1)*record.BlockSize]); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	if n >= math.MaxUint16-record.ChunkBlocks*2 {
-		return fmt.Errorf("record %v: its nonces are used up by attempts to append it: restart the sidecar", c.rec.Name)
-	}
-	c.fs.nonces = n + 1
-	return nil
-}
-
 // commit appends the change to the log and makes it visible. With an error nothing has changed.
 func (c *change) commit(answer []byte) error {
 	fs := c.fs
@@ -175,6 +144,7 @@ func (c *change) commit(answer []byte) error {
 	first := fs.counters.NextBlob
 	fs.counters = c.counters
 	fs.over.add(c.rec)
+	fs.edges.take(c)
 	c.caller.Changed = true
 	c.refreshCaches()
 	c.refreshTops(first)

@@ -88,6 +88,7 @@ type FS struct {
 	nonces   uint16     // that attempts at the next record have used up
 	counters meta.Counters
 	over     overlay
+	edges    edges
 	// unfinished are files with chunks behind their end: the rest of a truncation found no space on the disk.
 	unfinished map[meta.Ino]bool
 	tops       map[record.BlobID]uint32 // of blobs that this process made: behind the last block that was ever written

@@ -2,6 +2,7 @@ package cachefs
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/google/btree"
 
@@ -11,7 +12,8 @@ import (
 // overlay holds what was appended to the log and is not in the store yet: newest value by key, newest content by block.
 type overlay struct {
 	keys   *btree.BTreeG[overKey]
-	blocks map[blockID]overBlock
+	blocks map[blockID]overBlock       // of small writes
+	runs   map[record.BlobID][]overRun // of large ones
 }
 
 type overKey struct {
@@ -31,9 +33,18 @@ type overBlock struct {
 	seal *record.Seal
 }
 
+// overRun is what a large operation writes. Its blocks are not kept one by one: that would be a twelfth of what such a write costs.
+type overRun struct {
+	seq record.Seq
+	op  *record.BlockOp
+}
+
+// runBlocks is how many blocks make a run.
+const runBlocks = 32
+
 func newOverlay() overlay {
 	less := func(a, b overKey) bool { return bytes.Compare(a.key, b.key) < 0 }
-	return overlay{keys: btree.NewG(32, less), blocks: map[blockID]overBlock{}}
+	return overlay{keys: btree.NewG(32, less), blocks: map[blockID]overBlock{}, runs: map[record.BlobID][]overRun{}}
 }
 
 func (o *overlay) get(key []byte) (value []byte, deleted, ok bool) {
@@ -50,12 +61,30 @@ func (o *overlay) add(r *record.Record) {
 	}
 	for i := range r.Ops {
 		op := &r.Ops[i]
+		if len(op.Seals) >= runBlocks {
+			o.runs[op.Blob] = append(o.runs[op.Blob], overRun{seq, op})
+			continue
+		}
 		for k := range op.Seals {
 			id := blockID{op.Blob, op.First + uint32(k)}
 			o.blocks[id] = overBlock{op.Data[k*record.BlockSize : (k+1)*record.BlockSize], &op.Seals[k]}
 		}
 	}
 }
+
+// block is the newest content of a block, if it is here.
+func (o *overlay) block(id blockID) (overBlock, bool) {
+	b, ok := o.blocks[id]
+	for _, r := range o.runs[id.blob] {
+		if k := int(id.block) - int(r.op.First); k >= 0 && k < len(r.op.Seals) && (!ok || older(b.seal, &r.op.Seals[k])) {
+			b, ok = overBlock{r.op.Data[k*record.BlockSize : (k+1)*record.BlockSize], &r.op.Seals[k]}, true
+		}
+	}
+	return b, ok
+}
+
+// older tells which of two writes to a block came first: a record may write to it twice.
+func older(a, b *record.Seal) bool { return a.Seq < b.Seq || a.Seq == b.Seq && a.N < b.N }
 
 // drop removes what the store has now, unless something newer has replaced it.
 func (o *overlay) drop(r *record.Record) {
@@ -68,6 +97,10 @@ func (o *overlay) drop(r *record.Record) {
 	}
 	for i := range r.Ops {
 		op := &r.Ops[i]
+		if len(op.Seals) >= runBlocks {
+			o.dropRun(op.Blob, seq)
+			continue
+		}
 		for k := range op.Seals {
 			id := blockID{op.Blob, op.First + uint32(k)}
 			if b, ok := o.blocks[id]; ok && b.seal.Seq == seq {
@@ -75,6 +108,15 @@ func (o *overlay) drop(r *record.Record) {
 			}
 		}
 	}
+}
+
+func (o *overlay) dropRun(blob record.BlobID, seq record.Seq) {
+	left := slices.DeleteFunc(o.runs[blob], func(r overRun) bool { return r.seq == seq })
+	if len(left) == 0 {
+		delete(o.runs, blob)
+		return
+	}
+	o.runs[blob] = left
 }
 
 // scan calls visit for the newest state of the keys in [lower, upper), in order, until it returns false. fs.mu must be held.

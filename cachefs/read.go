@@ -121,7 +121,7 @@ func (p *plan) chunk(fs *FS, ch *meta.Chunk, off uint64, dst []byte) {
 func (fs *FS) run(ch *meta.Chunk, first, most uint32) uint32 {
 	n := uint32(0)
 	for n < most && ch.Blocks.Has(first+n) {
-		if _, ok := fs.over.blocks[blockID{ch.Blob, first + n}]; ok {
+		if _, ok := fs.over.block(blockID{ch.Blob, first + n}); ok {
 			return max(n, 1)
 		}
 		n++
@@ -131,7 +131,7 @@ func (fs *FS) run(ch *meta.Chunk, first, most uint32) uint32 {
 
 // blocks plans the reading of a run of blocks, from the overlay if it has the first of them. dst begins skip bytes into it.
 func (p *plan) blocks(fs *FS, blob record.BlobID, first, count uint32, skip int, dst []byte) {
-	if over, ok := fs.over.blocks[blockID{blob, first}]; ok {
+	if over, ok := fs.over.block(blockID{blob, first}); ok {
 		p.pieces = append(p.pieces, piece{over: &over, dst: dst, skip: skip})
 		return
 	}

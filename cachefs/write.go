@@ -9,7 +9,7 @@ import (
 )
 
 // Write writes data at off, as one record, and returns how much it wrote: less than all where the volume has no room for the rest, or a
-// file cannot be longer. It makes its own copy of data.
+// file cannot be longer. It is done with data when it returns.
 func (fs *FS) Write(caller *Caller, ino meta.Ino, off uint64, data []byte, killSuidgid bool) (int, error) {
 	return fs.write(caller, ino, off, data, killSuidgid, len(data))
 }
@@ -149,23 +149,24 @@ func (c *change) writeChunk(id chunkID, in *meta.Inode, off uint64, data []byte)
 		ch = meta.Chunk{Blob: record.BlobID(c.counters.NextBlob), Birth: c.last()}
 		c.counters.NextBlob++
 	}
-	first := uint32(off / record.BlockSize)
-	count := uint32((off+uint64(len(data))+record.BlockSize-1)/record.BlockSize) - first
-	buf := make([]byte, int(count)*record.BlockSize)
-	head := off % record.BlockSize
-	tail := head + uint64(len(data))
-	if head != 0 {
-		if err := c.readBlock(id, ch, first, buf[:record.BlockSize]); err != nil {
-			return err
+	first, count := uint32(off/record.BlockSize), uint32(0)
+	for skip := off % record.BlockSize; len(data) > 0; skip = 0 {
+		part := plain{op: len(c.rec.Ops), first: count}
+		n := len(data) / record.BlockSize * record.BlockSize
+		if skip == 0 && n > 0 {
+			part.data = data[:n]
+		} else {
+			part.edge, part.data = true, c.fs.edges.buffer()
+			if err := c.readBlock(&ch, first+count, part.data); err != nil {
+				return err
+			}
+			n = copy(part.data[skip:], data)
 		}
+		c.plain = append(c.plain, part)
+		count += uint32(len(part.data) / record.BlockSize)
+		data = data[n:]
 	}
-	if last := first + count - 1; tail%record.BlockSize != 0 && (head == 0 || last != first) {
-		if err := c.readBlock(id, ch, last, buf[len(buf)-record.BlockSize:]); err != nil {
-			return err
-		}
-	}
-	copy(buf[head:], data)
-	return c.putBlocks(id, ch, in, first, buf)
+	return c.putBlocks(id, ch, in, first, count)
 }
 
 // chunk is the newest state of a chunk, this change included.
@@ -178,16 +179,18 @@ func (c *change) chunk(id chunkID) (meta.Chunk, error) {
 	return c.fs.chunk(id)
 }
 
-// readBlock reads one block of a chunk as it is before this record is applied; a hole is zeros.
-func (c *change) readBlock(id chunkID, ch meta.Chunk, block uint32, dst []byte) error {
-	for i := len(c.rec.Ops) - 1; i >= 0; i-- { // written by this very change (spill)
-		o := &c.rec.Ops[i]
-		if o.Kind == record.WriteBlocks && o.Blob == ch.Blob && block >= o.First && block < o.First+o.Count {
-			copy(dst, o.Data[int(block-o.First)*record.BlockSize:])
-			return nil
-		}
+// readBlock reads one block of a chunk as this change leaves it so far; a hole is zeros.
+func (c *change) readBlock(ch *meta.Chunk, block uint32, dst []byte) error {
+	if b := c.written(blockID{ch.Blob, block}); b != nil {
+		copy(dst, b)
+		return nil
 	}
 	if !ch.Blocks.Has(block) {
+		clear(dst)
+		return nil
+	}
+	if b := c.fs.edges.get(blockID{ch.Blob, block}); b != nil {
+		copy(dst, b)
 		return nil
 	}
 	p := plan{}
@@ -195,9 +198,9 @@ func (c *change) readBlock(id chunkID, ch meta.Chunk, block uint32, dst []byte) 
 	return p.fill(c.fs)
 }
 
-// putBlocks adds whole blocks to the record and accounts for them.
-func (c *change) putBlocks(id chunkID, ch meta.Chunk, in *meta.Inode, first uint32, buf []byte) error {
-	op := record.BlockOp{Kind: record.WriteBlocks, Blob: ch.Blob, First: first, Count: uint32(len(buf) / record.BlockSize), Data: buf}
+// putBlocks adds whole blocks to the record and accounts for them. Their content is in c.plain already.
+func (c *change) putBlocks(id chunkID, ch meta.Chunk, in *meta.Inode, first, count uint32) error {
+	op := record.BlockOp{Kind: record.WriteBlocks, Blob: ch.Blob, First: first, Count: count, Data: make([]byte, count*record.BlockSize)}
 	op.Seals = make([]record.Seal, op.Count)
 	op.Fresh = c.fresh(ch.Blob, first)
 	added := uint64(0)

@@ -163,25 +163,39 @@ type scratch struct {
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
-// Block seals a block in place and completes its seal, which has everything but tag, checksum and flags.
-func (k *Keys) Block(s *record.Seal, block []byte) error {
-	if k != nil {
-		sub, err := k.sub(s.Incarnation)
-		if err != nil {
-			return err
-		}
-		m := scratches.Get().(*scratch)
-		m.iv = nonce(s.Incarnation, s.Seq, s.N)
-		if k.Audit != nil {
-			k.Audit(s.Incarnation, m.iv)
-		}
-		sealed := sub.Seal(m.block[:0], m.iv[:], block, k.blockData(m.ad[:0], s))
-		copy(block, sealed)
-		copy(s.Tag[:], sealed[len(block):])
-		s.Flags = record.Sealed
-		scratches.Put(m)
+// Spare is how much more room than for the block it is good to give to Block.
+const Spare = tagSize
+
+// Block seals a block into the first bytes of dst and completes its seal, which has everything but tag, checksum and flags. Where dst has
+// Spare bytes more, they are overwritten, and nothing is copied. Block and dst do not overlap.
+func (k *Keys) Block(s *record.Seal, dst, block []byte) error {
+	stored := dst[:len(block)]
+	if k == nil {
+		copy(stored, block)
+		s.CRC = record.Checksum(stored)
+		return nil
 	}
-	s.CRC = record.Checksum(block)
+	sub, err := k.sub(s.Incarnation)
+	if err != nil {
+		return err
+	}
+	m := scratches.Get().(*scratch)
+	defer scratches.Put(m)
+	m.iv = nonce(s.Incarnation, s.Seq, s.N)
+	if k.Audit != nil {
+		k.Audit(s.Incarnation, m.iv)
+	}
+	room := m.block[:]
+	if len(dst) >= len(block)+Spare {
+		room = dst
+	}
+	sealed := sub.Seal(room[:0:len(block)+Spare], m.iv[:], block, k.blockData(m.ad[:0], s))
+	if len(dst) < len(sealed) {
+		copy(stored, sealed)
+	}
+	copy(s.Tag[:], sealed[len(block):])
+	s.Flags = record.Sealed
+	s.CRC = record.Checksum(stored)
 	return nil
 }
 
