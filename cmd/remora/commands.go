@@ -9,6 +9,7 @@ func commands() []*cobra.Command {
 		devCommand(),
 		statusCommand(),
 		sidecarCommand(),
+		nodeCommand(),
 		checkCommand(),
 		dumpCommand(),
 	}
