@@ -179,7 +179,7 @@ func (n *node) admit(ctx context.Context, id podID) (*admission, error) {
 func (n *node) slots(ctx context.Context, pod *corev1.Pod) ([]string, error) {
 	ref := metav1.GetControllerOf(pod)
 	if ref == nil {
-		return []string{pod.Name}, nil
+		return []string{spec.SlotOf(pod, "").Name}, nil
 	}
 	o, err := n.cfg.API.Owner(ctx, pod.Namespace, *ref)
 	switch {
@@ -188,21 +188,17 @@ func (n *node) slots(ctx context.Context, pod *corev1.Pod) ([]string, error) {
 	case err != nil:
 		return nil, away("read the pod's owner", err)
 	}
-	switch o.Kind {
-	case "Deployment", "ReplicaSet", "Job", "CronJob":
-	case "DaemonSet":
-		return []string{o.Name + "-" + n.cfg.Node}, nil
-	default:
-		return []string{pod.Name}, nil
+	cronJob := ""
+	if o.Kind == "CronJob" {
+		cronJob = o.Name
 	}
-	if o.Indexed {
-		if i, err := strconv.Atoi(pod.Annotations["batch.kubernetes.io/job-completion-index"]); err == nil && i >= 0 {
-			return []string{o.Name + "-" + strconv.Itoa(i)}, nil
-		}
+	slot := spec.SlotOf(pod, cronJob)
+	if slot.Name != "" {
+		return []string{slot.Name}, nil
 	}
 	var slots []string
 	for i := range min(max(o.Replicas, 1), maxSlots) {
-		slots = append(slots, o.Name+"-"+strconv.Itoa(i))
+		slots = append(slots, slot.Workload+"-"+strconv.Itoa(i))
 	}
 	return slots, nil
 }

@@ -86,7 +86,6 @@ func (c *Client) Owner(ctx context.Context, namespace string, ref metav1.OwnerRe
 			return o, err
 		}
 		o.Replicas = count(job.Spec.Parallelism)
-		o.Indexed = job.Spec.CompletionMode != nil && *job.Spec.CompletionMode == batchv1.IndexedCompletion
 		if up := metav1.GetControllerOf(&job); up != nil && up.Kind == "CronJob" {
 			o.Kind, o.Name = "CronJob", up.Name
 		}
