@@ -90,6 +90,7 @@ func (v *volume) openHosted(ctx context.Context) error {
 	if v.keys, err = v.openKeys(ctx); err != nil {
 		return err
 	}
+	v.s.host.owner(v.object.Name, v.trace)
 	if v.hosted, err = v.s.host.joinOwn(ctx, v.object.Name, v.keys.ID()); err != nil {
 		return err
 	}

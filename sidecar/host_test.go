@@ -101,6 +101,9 @@ func (d *tenant) process(node, pod string, volumes ...string) *host {
 	h := newHost(&cfg, d.auth, &disks{cfg: &cfg}, openPretended)
 	h.listen = func(*host) (network, error) { return pretendedNet(fmt.Sprintf("%s:%s", node, pod)), nil }
 	h.ctx, h.stop = context.WithCancel(context.Background())
+	for _, v := range cfg.Volumes {
+		h.owner(cfg.volumeName(v), nil)
+	}
 	d.t.Cleanup(func() { d.end(h) })
 	return h
 }

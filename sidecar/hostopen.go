@@ -3,9 +3,156 @@ package sidecar
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/remora-storage/remora/api/v1alpha1"
+	"github.com/remora-storage/remora/sidecar/identity"
+	"github.com/remora-storage/remora/sidecar/replication"
+	"github.com/remora-storage/remora/sidecar/replication/diskdir"
+	"github.com/remora-storage/remora/sidecar/replication/transport"
+	"github.com/remora-storage/remora/telemetry"
 )
 
+// openNetwork listens for the tenant's other sidecars, at any port of this machine: `remora dev` has all nodes on one.
+func openNetwork(h *host) (network, error) {
+	files, err := identity.Open(identity.FilesConfig{Dir: strings.TrimPrefix(h.cfg.Identity, "file:"), Logger: h.cfg.Logger})
+	if err != nil {
+		return nil, err
+	}
+	self := files.Identity()
+	if self.Tenant != h.cfg.Namespace || self.Pod != h.cfg.Pod {
+		return nil, fmt.Errorf("--identity %s is the certificate of %s, and this is %s/%s", h.cfg.Identity, self, h.cfg.Namespace, h.cfg.Pod)
+	}
+	return transport.Open(h.ctx, transport.Config{Listen: "127.0.0.1:0", TLS: files.TLS, Self: self, Handler: handler{h}, Logger: h.cfg.Logger})
+}
+
+// handler answers the transport.
+type handler struct{ h *host }
+
+func (a handler) Authorize(p transport.Identity, group, from, to uint64) error {
+	return a.h.authorize(peer{p.Tenant, p.Pod, p.Volumes}, group, from, to)
+}
+
+func (a handler) Receive(p transport.Identity, f transport.Frame) {
+	g := a.h.peerGroup(f.To)
+	if g == nil {
+		return // not open yet: it is sent again
+	}
+	if err := g.Receive(f.Kind, f.From, f.Body); err != nil {
+		a.h.say("message from "+p.Pod, err)
+	}
+}
+
+func (a handler) Bulk(ctx context.Context, _ transport.Identity, r transport.Request, w io.Writer) error {
+	g := a.h.peerGroup(r.To)
+	if g == nil {
+		return errors.New("the replica is not open here")
+	}
+	return bulk(ctx, g, r, w)
+}
+
+// peerGroup is a replica's part of a group of several.
+type peerGroup struct {
+	*replication.Group
+}
+
+func (h *host) peerGroup(to uint64) *peerGroup {
+	h.mu.Lock()
+	r := h.hosted[diskdir.ID(to)]
+	h.mu.Unlock()
+	if r == nil {
+		return nil
+	}
+	g, _ := r.open().(*peerGroup)
+	return g
+}
+
+// Member is what the replica knows of itself.
+func (g *peerGroup) Member() memberStatus {
+	st := g.Status()
+	m := memberStatus{Applied: uint64(st.Applied), Committed: uint64(st.Committed), Err: st.Err}
+	if of := st.Group; of != nil {
+		m.Leader, m.Term = of.Leader, of.Term
+		m.CaughtUp = of.Leader != 0 && m.Applied >= of.Commit && of.Last >= of.Commit
+	}
+	m.Filled = true
+	return m
+}
+
 // openGroup opens the replica's part of its group.
-func openGroup(_ context.Context, _ *host, _ *hosted, what opening) (hostedGroup, error) {
-	return nil, errors.Join(errors.New("volumes of several copies come with a later release"), what.replica.Close())
+func openGroup(_ context.Context, h *host, r *hosted, what opening) (hostedGroup, error) {
+	net, ok := what.net.(*transport.Transport)
+	if !ok {
+		return nil, errors.Join(errors.New("no transport"), what.replica.Close())
+	}
+	group := uint64(what.replica.Info().Group)
+	header := func(kind uint8, to uint64) transport.Header {
+		return transport.Header{Kind: kind, Group: group, From: uint64(r.id), To: to}
+	}
+	peers := &replication.PeersConfig{
+		Send: func(to uint64, kind uint8, parts ...[]byte) {
+			if addr := h.address(r.volume, to); addr != "" {
+				net.Send(addr, header(kind, to), parts...)
+			}
+		},
+		Fetch: func(ctx context.Context, from uint64, request []byte) (io.ReadCloser, error) {
+			addr := h.address(r.volume, from)
+			if addr == "" {
+				return nil, fmt.Errorf("replica %s has no address", diskdir.ID(from))
+			}
+			return net.Bulk(ctx, addr, transport.Request{Kind: bulkKind, Group: group, From: uint64(r.id), To: from, Body: request})
+		},
+		Changed: h.look,
+	}
+	if what.object.Phase == v1alpha1.VolumeBootstrapping {
+		for _, m := range what.object.Members {
+			id, err := diskdir.ParseID(m.Replica)
+			if err != nil {
+				return nil, errors.Join(fmt.Errorf("volume object: %w", err), what.replica.Close())
+			}
+			peers.Founders = append(peers.Founders, uint64(id))
+		}
+	}
+	g, err := what.disk.disk.OpenGroup(replication.GroupConfig{Replica: what.replica, Keys: what.keys, Trace: h.traceOf(r.volume), Logger: h.cfg.Logger, Peers: peers})
+	if err != nil {
+		return nil, errors.Join(err, what.replica.Close())
+	}
+	return &peerGroup{g}, nil
+}
+
+// bulkKind is the only kind of bulk request: what it asks is in its body.
+const bulkKind = 1
+
+func bulk(context.Context, *peerGroup, transport.Request, io.Writer) error {
+	return errors.New("this release does not answer bulk requests")
+}
+
+// address is where a member of a volume is served; empty if it is nowhere.
+func (h *host) address(volume string, replica uint64) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.addresses[volume][diskdir.ID(replica)]
+}
+
+// traceOf is where a volume's spans go: those of the pod's own volumes, and nowhere for others'.
+func (h *host) traceOf(volume string) *telemetry.VolumeRecorder {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.traces[volume]
+}
+
+// owner is called when one of the pod's own volumes begins to open, with where its spans go. Its replica is not opened before.
+func (h *host) owner(volume string, trace *telemetry.VolumeRecorder) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.traces[volume] = trace
+}
+
+func (h *host) ownerIsHere(volume string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, here := h.traces[volume]
+	return here
 }

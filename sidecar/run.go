@@ -141,6 +141,7 @@ func (s *sidecar) makeHost() error {
 		return fmt.Errorf("--identity with --authority %q: it does not show the tenant's volumes; allowed: file:DIR", s.cfg.Authority)
 	}
 	s.host = newHost(&s.cfg, auth, s.disks, openGroup)
+	s.host.listen = openNetwork
 	return nil
 }
 

@@ -51,6 +51,8 @@ func sidecarCommand() *cobra.Command {
 	f.StringVar(&cfg.Disks, "disks", "", "directory of the tenant's disk directories on this node")
 	f.StringVar(&cfg.Authority, "authority", "", "where the Volume objects are: file:DIR, or unix:PATH of the node plugin's socket in node mode")
 	f.StringVar(&cfg.Keys, "keys", "", "where the volumes' keys are: file:DIR, or unix:PATH of the node plugin's socket in node mode")
+	f.StringVar(&cfg.Identity, "identity", "", "the certificate for sidecars of other nodes: file:DIR; without it, only volumes of one copy are served")
+	f.BoolVar(&cfg.Keeper, "keeper", false, "serve the replicas of other pods' volumes that belong on this node, and nothing else")
 	f.StringVar(&cfg.Holder, "holder", "", "who holds the mounts: unix:PATH")
 	f.StringVar(&cfg.Listen, "listen", "", "address of /readyz, /status and /metrics: unix:PATH or HOST:PORT")
 	f.BoolVar(&cfg.NoResend, "no-resend", false, "behave as on a kernel without FUSE_NOTIFY_RESEND (before 6.9)")
