@@ -28,6 +28,8 @@ SEED ?=
 WORK ?= TestTrees|TestGitOfATree|TestRsync|TestLinuxBuild|TestPostgresRegression|TestLSM
 # The vulnerability database of `make check`, for machines that do not reach the public one: VULNDB=file:///srv/vulndb
 VULNDB ?=
+# Flags of the tests of `make e2e`: -kills=20 -pods=50 -crowd=100 -keep.
+ARGS ?=
 # Name and architectures of `make image`.
 IMAGE ?= remora:dev
 ARCH ?= amd64,arm64
@@ -39,7 +41,7 @@ ifneq ($(shell git status --porcelain >/dev/null 2>&1 && echo yes),yes)
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 endif
 
-.PHONY: help build dev image cluster cluster-down test check bench extremes posix storm fsx crash planted powercut realwork fuzz clean
+.PHONY: help build dev image cluster cluster-down e2e test check bench extremes posix storm fsx crash planted powercut realwork fuzz clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|' 2>/dev/null || \
@@ -74,6 +76,13 @@ cluster: ## a real Kubernetes of three nodes on this machine; the first time it 
 cluster-down: ## stop it; nothing of it is left but the programs in the cache
 	@go build -o bin/cluster ./e2e/cluster
 	bin/cluster down
+
+e2e: ## tests in a real Kubernetes: the cluster of `make cluster`, or that of KUBECONFIG (RUN='-run TestStatefulSet', ARGS='-kills=3')
+	@scripts/need cluster
+	@[ -n "$${KUBECONFIG:-}" ] || $(MAKE) cluster
+	@$(MAKE) image ARCH=$$(go env GOARCH) IMAGE=remora:dev,remora:dev-next
+	go vet -tags kube ./e2e/kube/...
+	go test -tags kube ./e2e/kube -v -count=1 -timeout 60m $(RUN) -args $(ARGS)
 
 bench: ## compare a volume with a plain directory of the same disk, and with an unsealed one (BENCH='-only w1 -rounds 5')
 	@scripts/need bench

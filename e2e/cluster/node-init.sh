@@ -93,6 +93,8 @@ authorization: {mode: Webhook}
 tlsCertFile: $pki/kubelet-$name.crt
 tlsPrivateKeyFile: $pki/kubelet-$name.key
 resolvConf: /run/resolv.conf
+clusterDNS: [10.252.0.10] # there is none; without an address every pod gets a warning
+clusterDomain: cluster.local
 containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
 cgroupDriver: cgroupfs
 cgroupRoot: /$cgroup

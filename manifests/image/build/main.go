@@ -16,7 +16,7 @@ import (
 )
 
 func main() {
-	name := flag.String("name", "remora:dev", "name and tag of the image")
+	name := flag.String("name", "remora:dev", "name and tag of the image; several with commas between")
 	archs := flag.String("arch", "amd64,arm64", "architectures, as Go names them")
 	out := flag.String("o", "bin/remora-image.tar", "the archive that is written")
 	flag.Parse()
@@ -32,7 +32,7 @@ func build(name string, archs []string, out string) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	i := image.Image{Name: name}
+	var i image.Image
 	for _, arch := range archs {
 		program := filepath.Join(dir, "remora-"+arch)
 		if err := compile(program, arch); err != nil {
@@ -53,7 +53,11 @@ func build(name string, archs []string, out string) error {
 	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
 		return err
 	}
-	return image.WriteFile(out, i)
+	var all []image.Image
+	for n := range strings.SplitSeq(name, ",") {
+		all = append(all, image.Image{Name: n, Platforms: i.Platforms})
+	}
+	return image.WriteFile(out, all...)
 }
 
 // compile builds the program as everybody would get it: no path of this machine, no version control, no build ID in it.

@@ -1,0 +1,108 @@
+//go:build kube
+
+package kube
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+)
+
+const handsNamespace = "remora-e2e"
+
+// startHands puts a privileged pod on every node, in which tests see the node's processes and mounts.
+func (k *kube) startHands(ctx context.Context) error {
+	_, err := k.run(ctx, fmt.Sprintf(`
+apiVersion: v1
+kind: Namespace
+metadata: {name: %[1]s, labels: {pod-security.kubernetes.io/enforce: privileged}}
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: hands, namespace: %[1]s}
+spec:
+  selector: {matchLabels: {app: hands}}
+  template:
+    metadata: {labels: {app: hands}}
+    spec:
+      hostPID: true
+      terminationGracePeriodSeconds: 1
+      tolerations: [{operator: Exists}]
+      containers:
+      - {name: hands, image: %[2]s, args: [wait], imagePullPolicy: IfNotPresent, securityContext: {privileged: true}}
+`, handsNamespace, toolsImage), "apply", "-f", "-")
+	if err != nil {
+		return err
+	}
+	_, err = k.run(ctx, "", "-n", handsNamespace, "rollout", "status", "daemonset/hands", "--timeout=120s")
+	return err
+}
+
+// hands are the names of the pods by node.
+func (k *kube) hands(ctx context.Context) (map[string]string, error) {
+	out, err := k.run(ctx, "", "-n", handsNamespace, "get", "pods", "--field-selector=status.phase=Running",
+		"-o", `jsonpath={range .items[*]}{.spec.nodeName} {.metadata.name}{"\n"}{end}`)
+	pods := map[string]string{}
+	for _, line := range strings.Split(strings.TrimSpace(out), "\n") {
+		if node, pod, ok := strings.Cut(line, " "); ok {
+			pods[node] = pod
+		}
+	}
+	return pods, err
+}
+
+// on runs a shell script with busybox on a node, among its processes.
+func (k *kube) on(ctx context.Context, node, script string) (string, error) {
+	pods, err := k.hands(ctx)
+	if err != nil {
+		return "", err
+	}
+	return k.run(ctx, "", "-n", handsNamespace, "exec", pods[node], "--", "sh", "-c", script)
+}
+
+// mounts are the entries of nodes' mount tables that name one of these pods, by node.
+func (k *kube) mounts(ctx context.Context, uids []string) map[string]string {
+	found := map[string]string{}
+	pods, err := k.hands(ctx)
+	if err != nil {
+		return map[string]string{"?": err.Error()}
+	}
+	for node := range pods {
+		out, err := k.on(ctx, node, "cat /proc/1/mountinfo")
+		if err != nil {
+			found[node] = err.Error()
+		}
+		for _, line := range strings.Split(out, "\n") {
+			for _, uid := range uids {
+				if strings.Contains(line, uid) {
+					found[node] += line + "\n"
+				}
+			}
+		}
+	}
+	return found
+}
+
+// kill sends SIGKILL to the process of a pod's container, from its node. containerID is that of the pod's status.
+func (s *space) kill(p *corev1.Pod, container string) {
+	s.t.Helper()
+	id := containerID(p, container)
+	require.NotEmpty(s.t, id, "container %s of %s", container, p.Name)
+	out, err := s.k.on(s.t.Context(), p.Spec.NodeName, fmt.Sprintf(
+		`for d in /proc/[0-9]*; do if grep -q %s $d/cgroup 2>/dev/null; then kill -9 ${d#/proc/} && echo killed ${d#/proc/}; fi; done`, id))
+	require.NoError(s.t, err)
+	require.Contains(s.t, out, "killed", "no process of container %s (%s) on %s", container, id, p.Spec.NodeName)
+}
+
+func containerID(p *corev1.Pod, container string) string {
+	for _, c := range append(append([]corev1.ContainerStatus{}, p.Status.InitContainerStatuses...), p.Status.ContainerStatuses...) {
+		if c.Name == container && c.State.Running != nil {
+			_, id, _ := strings.Cut(c.ContainerID, "://")
+			return id
+		}
+	}
+	return ""
+}

@@ -1,0 +1,99 @@
+//go:build kube
+
+package kube
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestPlugin: the node plugin is killed, restarted and rolled out while a pod writes; then the sidecar is killed too, and finds the
+// descriptors at a plugin that did not make them.
+func TestPlugin(t *testing.T) {
+	s := newSpace(t)
+	s.apply(statefulSet("db", 1, writerContainer("data")))
+	p := s.ready("db-0")
+	s.resumes("db-0")
+	for range 3 {
+		system := &space{t: t, k: s.k, name: "remora-system"}
+		plugin := system.pluginOn(p.Spec.NodeName)
+		node := system.ready(plugin)
+		before := restarts(node, "node")
+		system.kill(node, "node")
+		s.until("the plugin's restart", func() bool { return restarts(system.pod(plugin), "node") > before })
+		system.ready(plugin)
+		s.killAndReturn("db-0")
+	}
+	_, err := s.k.run(t.Context(), "", "-n", "remora-system", "rollout", "restart", "daemonset/remora-node")
+	require.NoError(t, err)
+	_, err = s.k.run(t.Context(), "", "-n", "remora-system", "rollout", "status", "daemonset/remora-node", "--timeout=180s")
+	require.NoError(t, err)
+	s.killAndReturn("db-0")
+	require.Zero(t, restarts(s.ready("db-0"), "writer"))
+	t.Log(tail(s.logs("db-0", "writer"), 1))
+}
+
+func (s *space) pluginOn(node string) (name string) {
+	s.t.Helper()
+	s.until("the plugin on "+node, func() bool {
+		out, err := s.try("get", "pods", "-l", "app.kubernetes.io/name=remora-node", "--field-selector=spec.nodeName="+node, "-o", "jsonpath={.items[0].metadata.name}")
+		name = out
+		return err == nil && name != ""
+	})
+	return name
+}
+
+// TestImage: a sidecar's image is changed in a running pod; the process is another, and the application does not notice.
+func TestImage(t *testing.T) {
+	s := newSpace(t)
+	s.apply(statefulSet("db", 1, writerContainer("data")))
+	p := s.ready("db-0")
+	require.Equal(t, "remora", p.Spec.InitContainers[0].Name)
+	s.resumes("db-0")
+	for _, image := range []string{*remoraName + "-next", *remoraName} {
+		before := restarts(s.pod("db-0"), "remora")
+		s.kubectl("patch", "pod", "db-0", "--type=json", "-p", fmt.Sprintf(`[{"op":"replace","path":"/spec/initContainers/0/image","value":%q}]`, image))
+		s.until("the new sidecar", func() bool {
+			p := s.pod("db-0")
+			return p.Spec.InitContainers[0].Image == image && restarts(p, "remora") > before
+		})
+		s.ready("db-0")
+	}
+	require.Zero(t, restarts(s.pod("db-0"), "writer"))
+	t.Log(tail(s.logs("db-0", "writer"), 1))
+}
+
+// TestOOM: the kernel's OOM killer takes the sidecar, because something else in its cgroup eats all of its memory.
+func TestOOM(t *testing.T) {
+	s := newSpace(t)
+	_, err := s.k.run(t.Context(), `{apiVersion: remora.dev/v1alpha1, kind: VolumeClass, metadata: {name: e2e-limited},
+		spec: {sidecar: {resources: {requests: {cpu: 50m, memory: 256Mi}, limits: {memory: 256Mi}}}}}`, "apply", "-f", "-")
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		_, _ = s.k.run(context.WithoutCancel(t.Context()), "", "delete", "volumeclass", "e2e-limited", "--ignore-not-found")
+	})
+	s.apply(strings.Replace(statefulSet("db", 1, writerContainer("data")), "data.remora.dev/size: 1Gi", "data.remora.dev/size: 1Gi, data.remora.dev/class: e2e-limited", 1))
+	s.ready("db-0")
+	for range 3 {
+		p := s.ready("db-0")
+		before := restarts(p, "remora")
+		_, err := s.k.on(t.Context(), p.Spec.NodeName, fmt.Sprintf(`
+			for d in /proc/[0-9]*; do grep -q %s $d/cgroup 2>/dev/null && pid=${d#/proc/}; done
+			echo 1000 >/proc/$pid/oom_score_adj
+			path=$(sed -n 's/^[0-9]*:memory://p; s/^0:://p' /proc/$pid/cgroup | head -n 1)
+			for top in /proc/1/root/sys/fs/cgroup/memory /proc/1/root/sys/fs/cgroup; do [ -e $top$path/cgroup.procs ] && break; done
+			(echo 0 >$top$path/cgroup.procs && exec tail /dev/zero) >/dev/null 2>&1 </dev/null || true`, containerID(p, "remora")))
+		require.NoError(t, err)
+		s.until("the sidecar's restart", func() bool { return restarts(s.pod("db-0"), "remora") > before })
+		p = s.ready("db-0")
+		for _, c := range p.Status.InitContainerStatuses {
+			require.Equal(t, "OOMKilled", c.LastTerminationState.Terminated.Reason, c.LastTerminationState)
+		}
+	}
+	require.Zero(t, restarts(s.pod("db-0"), "writer"))
+	t.Log(tail(s.logs("db-0", "writer"), 1))
+}
