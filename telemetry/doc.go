@@ -20,5 +20,8 @@
 //   - The I/O path waits for nothing but the ring's mutex, which is held for the copy of a few records.
 //   - Every kept span of a request travels in one batch, so a tree is exported whole or not at all.
 //
-// Lock order: Recorder.mu and ring.mu are leaves; neither is held while the other is taken.
+// What is no FUSE request (an admission) is a Call: a span by name, with attributes, below the span of its caller. There are few of
+// them, so their names and attributes wait in a map beside the ring.
+//
+// Lock order: Recorder.mu, Recorder.notesMu and ring.mu are leaves; none is held while another is taken.
 package telemetry

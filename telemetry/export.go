@@ -138,6 +138,7 @@ func (e *exporter) exportOne(ctx context.Context) bool {
 		return false
 	}
 	b.volumes = e.r.volumeNames(b.volumes)
+	b.notes = e.r.takeNotes(b.records)
 	b.skew = e.skew()
 	b.spans = 0
 	for i := range b.records {

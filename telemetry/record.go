@@ -13,6 +13,7 @@ const (
 	kindRequest recordKind = iota
 	kindCommit
 	kindAccepted
+	kindCall // its name and attributes are in Recorder.notes, by span ID
 )
 
 // record is all that is kept of a request or a group commit until it is encoded. It holds no pointers, so the garbage
@@ -21,7 +22,7 @@ type record struct {
 	ref        SpanRef
 	start, end int64  // by the recorder's clock, nanoseconds
 	inode      uint64 // commit: 0
-	unique     uint64 // commit: the first seq; accepted: the span ID of the parent
+	unique     uint64 // commit: the first seq; accepted and call: the span ID of the parent
 	epoch      uint64
 	seq        uint64 // commit: the last seq
 	offset     int64  // commit: bytes

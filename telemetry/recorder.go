@@ -22,6 +22,9 @@ type Recorder struct {
 	count    spanCounts
 	registry *prometheus.Registry
 
+	notesMu sync.Mutex
+	notes   map[uint64]*note // of calls that wait for export
+
 	mu      sync.Mutex
 	volumes []*VolumeRecorder // only grows; record.volume is an index
 }
@@ -37,7 +40,7 @@ func New(cfg Config) (*Recorder, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Recorder{now: Now, ids: ids, batch: cfg.BatchSize, registry: cfg.Registry}
+	r := &Recorder{now: Now, ids: ids, batch: cfg.BatchSize, registry: cfg.Registry, notes: map[uint64]*note{}}
 	if cfg.Now != nil {
 		r.now = cfg.Now
 	}

@@ -32,6 +32,7 @@ type batch struct {
 	resource []attr // sorted by key, service.name first
 	records  []record
 	volumes  []string // by record.volume
+	notes    map[uint64]*note
 	skew     int64    // added to every time: what the wall clock has moved against Now
 	spans    uint64
 }
@@ -61,6 +62,10 @@ func (b *batch) each(f func(*span)) {
 // expand makes the span of the request, commit or acceptance itself.
 func (b *batch) expand(rec *record, s *span) {
 	*s = span{ref: rec.ref, start: rec.start + b.skew, end: rec.end + b.skew, attrs: s.attrs[:0]}
+	if rec.kind == kindCall {
+		b.expandCall(rec, s)
+		return
+	}
 	s.addText("remora.volume", b.volumes[rec.volume])
 	switch rec.kind {
 	case kindAccepted:

@@ -24,8 +24,10 @@ func pin(p *corev1.PodSpec, nodes, old []string) {
 	if required == nil {
 		required = &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{}}}
 		p.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution = required
-	} else {
+	} else if slices.ContainsFunc(required.NodeSelectorTerms, func(t corev1.NodeSelectorTerm) bool { return !isEmptyTerm(t) }) {
 		required.NodeSelectorTerms = slices.DeleteFunc(required.NodeSelectorTerms, isEmptyTerm) // one that the author wrote matches nothing
+	} else {
+		return // no node will do
 	}
 	var terms []corev1.NodeSelectorTerm
 	for _, t := range required.NodeSelectorTerms {
@@ -35,9 +37,7 @@ func pin(p *corev1.PodSpec, nodes, old []string) {
 			terms = append(terms, with)
 		}
 	}
-	if len(terms) > 0 {
-		required.NodeSelectorTerms = terms
-	}
+	required.NodeSelectorTerms = terms
 }
 
 // onNode is the one field that a term may match, with one value.
