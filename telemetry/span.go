@@ -33,7 +33,7 @@ type batch struct {
 	records  []record
 	volumes  []string // by record.volume
 	notes    map[uint64]*note
-	skew     int64    // added to every time: what the wall clock has moved against Now
+	skew     int64 // added to every time: what the wall clock has moved against Now
 	spans    uint64
 }
 
