@@ -41,6 +41,7 @@ passes untouched, byte for byte. Injecting twice changes nothing. All problems a
 	f.StringVar(&mode, "mode", string(webhook.Node), "how volumes are mounted: "+strings.Join(webhook.Modes(), ", "))
 	f.StringVar(&cfg.Image, "image", webhook.DefaultImage, "image of the sidecar")
 	f.StringVar(&cfg.OTLPEndpoint, "otlp-endpoint", "", "URL to which sidecars send traces (default: none are sent)")
+	f.StringVar(&cfg.Revision, "revision", "", "name of the injector, as the webhook's --revision")
 	return c
 }
 
