@@ -34,6 +34,18 @@ type SetAttr struct {
 
 // SetAttr changes attributes. Truncation to a smaller size frees what is behind it.
 func (fs *FS) SetAttr(caller *Caller, ino meta.Ino, s SetAttr) (Attr, error) {
+	for f := (fetcher{fs: fs}); ; {
+		a, err := fs.setAttr(caller, ino, s)
+		if err != nil {
+			if err = f.fetch(err); err == nil {
+				continue
+			}
+		}
+		return a, err
+	}
+}
+
+func (fs *FS) setAttr(caller *Caller, ino meta.Ino, s SetAttr) (Attr, error) {
 	if s.Size != nil {
 		if err := fs.roomToGrow(ino, *s.Size); err != nil {
 			return Attr{}, err

@@ -17,6 +17,18 @@ const maxHole = chunksPerRecord * record.ChunkSize
 //
 // The source is read before the destination is locked: who writes to it meanwhile finds his bytes copied or not, as with read and write.
 func (fs *FS) CopyRange(caller *Caller, from meta.Ino, off uint64, to meta.Ino, toOff, n uint64) (int, error) {
+	for f := (fetcher{fs: fs}); ; {
+		done, err := fs.copyRange(caller, from, off, to, toOff, n)
+		if err != nil {
+			if err = f.fetch(err); err == nil {
+				continue
+			}
+		}
+		return done, err
+	}
+}
+
+func (fs *FS) copyRange(caller *Caller, from meta.Ino, off uint64, to meta.Ino, toOff, n uint64) (int, error) {
 	if toOff >= MaxFileSize {
 		return 0, syscall.EFBIG
 	}
@@ -36,7 +48,7 @@ func (fs *FS) CopyRange(caller *Caller, from meta.Ino, off uint64, to meta.Ino, 
 		return fs.copyHole(caller, to, toOff, n)
 	}
 	buf := make([]byte, min(n, record.ChunkSize-toOff%record.ChunkSize))
-	got, err := fs.Read(from, off, buf)
+	got, err := fs.read(from, off, buf)
 	if err != nil || got == 0 {
 		return 0, err
 	}

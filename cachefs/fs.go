@@ -44,6 +44,13 @@ type State interface {
 	Answer(session, unique uint64) ([]byte, bool)
 }
 
+// Source is where content is found that the state lacks: peers, later the bucket.
+type Source interface {
+	// Fetch brings the state blocks [first, first+n) of a chunk that are absent from it or bad, or an error that says why nobody has
+	// them. It may bring more of the chunk. With nil there is reason to look again. The caller holds no lock.
+	Fetch(ctx context.Context, ino meta.Ino, chunk uint64, first, n uint32) error
+}
+
 // Limits of the format.
 const (
 	MaxFileSize = 16 << 40 // bytes
@@ -58,6 +65,7 @@ const (
 type Config struct {
 	Log         Log
 	State       State
+	Source      Source     // nil: what the state lacks is damage
 	Keys        *seal.Keys // nil: sealing is off
 	Epoch       record.Epoch
 	Incarnation record.Incarnation
@@ -109,6 +117,9 @@ type FS struct {
 	answeredMu sync.Mutex
 	answered   []uint64 // answers that reached the kernel since the last record
 
+	fetches context.Context // of calls of the Source: requests have none, and Close ends them
+	stop    context.CancelFunc
+
 	reap    chan meta.Ino
 	reaped  sync.WaitGroup
 	closing atomic.Bool
@@ -141,6 +152,7 @@ func Open(ctx context.Context, cfg Config, format bool) (*FS, error) {
 	fs := &FS{cfg: cfg, over: newOverlay(), inodes: map[meta.Ino]meta.Inode{}, chunks: map[chunkID]meta.Chunk{}, names: map[nameID]meta.Dirent{},
 		lookups: map[meta.Ino]uint64{}, nameless: map[meta.Ino]bool{}, reap: make(chan meta.Ino, 1024),
 		unfinished: map[meta.Ino]bool{}, tops: map[record.BlobID]uint32{}, late: map[meta.Ino]bool{}, retry: time.NewTimer(cfg.RetryAfter)}
+	fs.fetches, fs.stop = context.WithCancel(context.WithoutCancel(ctx))
 	cfg.Log.OnApplied(fs.applied)
 	b, ok, err := cfg.State.Get(meta.CountersKey())
 	switch {
@@ -235,6 +247,7 @@ func (fs *FS) Statfs() Statfs {
 // Close stops what runs in the background. It makes nothing durable: Sync does.
 func (fs *FS) Close() {
 	fs.closing.Store(true)
+	fs.stop()
 	close(fs.reap)
 	fs.reaped.Wait()
 	fs.retry.Stop()

@@ -11,6 +11,18 @@ import (
 
 // Read reads into dst from off and returns how much there was before the end of the file. dst beyond that may be overwritten.
 func (fs *FS) Read(ino meta.Ino, off uint64, dst []byte) (int, error) {
+	for f := (fetcher{fs: fs}); ; {
+		n, err := fs.read(ino, off, dst)
+		if err != nil {
+			if err = f.fetch(err); err == nil {
+				continue
+			}
+		}
+		return n, err
+	}
+}
+
+func (fs *FS) read(ino meta.Ino, off uint64, dst []byte) (int, error) {
 	var seen *store.Extent
 	for {
 		fs.mu.RLock()
@@ -19,19 +31,17 @@ func (fs *FS) Read(ino meta.Ino, off uint64, dst []byte) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		err = p.fill(fs)
-		if err == nil {
+		lack := p.fill(fs)
+		if lack == nil {
 			return n, nil
-		}
-		if !errors.Is(err, store.ErrStale) {
-			return 0, err
 		}
 		// The block does not fit the seal that we saw: it has been written meanwhile, and the next look finds another seal or
 		// the overlay; or it is damaged, and the next look finds the same.
-		if seen != nil && p.bad.Blob == seen.Blob && p.bad.First == seen.First && sameSeals(p.bad.Seals, seen.Seals) {
-			return 0, fmt.Errorf("%w: inode %d, blob %d: %w", store.ErrDamaged, ino, p.bad.Blob, err)
+		at := lack.at
+		if !errors.Is(lack, store.ErrStale) || seen != nil && at.Blob == seen.Blob && at.First == seen.First && sameSeals(at.Seals, seen.Seals) {
+			return 0, lack
 		}
-		seen = p.bad
+		seen = at
 	}
 }
 
@@ -50,13 +60,13 @@ func sameSeals(a, b []record.Seal) bool {
 // plan is where the bytes of a read come from: copied already, or to be read from the store.
 type plan struct {
 	pieces []piece
-	bad    *store.Extent // what fill could not verify
 	err    error
 }
 
 // piece is a run of blocks in the store, or one of the overlay, and where they go: into dst at once if they fit, else through a
 // buffer from skip on.
 type piece struct {
+	id   chunkID
 	at   store.Extent
 	over *overBlock
 	dst  []byte
@@ -84,18 +94,19 @@ func (fs *FS) planRead(ino meta.Ino, off uint64, dst []byte) (*plan, int, error)
 	for rest := dst; len(rest) > 0; {
 		in0 := off % record.ChunkSize
 		n := min(record.ChunkSize-in0, uint64(len(rest)))
-		ch, err := fs.chunk(chunkID{ino, off / record.ChunkSize})
+		id := chunkID{ino, off / record.ChunkSize}
+		ch, err := fs.chunk(id)
 		if err != nil {
 			return p, 0, err
 		}
-		p.chunk(fs, &ch, in0, rest[:n])
+		p.chunk(fs, id, &ch, in0, rest[:n])
 		off, rest = off+n, rest[n:]
 	}
 	return p, len(dst), p.err
 }
 
 // chunk plans the reading of dst from off in a chunk.
-func (p *plan) chunk(fs *FS, ch *meta.Chunk, off uint64, dst []byte) {
+func (p *plan) chunk(fs *FS, id chunkID, ch *meta.Chunk, off uint64, dst []byte) {
 	if ch.Blob == 0 {
 		clear(dst)
 		return
@@ -109,9 +120,9 @@ func (p *plan) chunk(fs *FS, ch *meta.Chunk, off uint64, dst []byte) {
 		case skip == 0 && n == record.BlockSize:
 			run := fs.run(ch, block, uint32(len(dst)/record.BlockSize))
 			n = uint64(run) * record.BlockSize
-			p.blocks(fs, ch.Blob, block, run, 0, dst[:n])
+			p.blocks(fs, id, ch.Blob, block, run, 0, dst[:n])
 		default:
-			p.blocks(fs, ch.Blob, block, 1, int(skip), dst[:n])
+			p.blocks(fs, id, ch.Blob, block, 1, int(skip), dst[:n])
 		}
 		off, dst = off+n, dst[n:]
 	}
@@ -130,28 +141,25 @@ func (fs *FS) run(ch *meta.Chunk, first, most uint32) uint32 {
 }
 
 // blocks plans the reading of a run of blocks, from the overlay if it has the first of them. dst begins skip bytes into it.
-func (p *plan) blocks(fs *FS, blob record.BlobID, first, count uint32, skip int, dst []byte) {
+func (p *plan) blocks(fs *FS, id chunkID, blob record.BlobID, first, count uint32, skip int, dst []byte) {
 	if over, ok := fs.over.block(blockID{blob, first}); ok {
 		p.pieces = append(p.pieces, piece{over: &over, dst: dst, skip: skip})
 		return
 	}
 	e, err := fs.cfg.State.Locate(blob, first, count)
 	if err != nil {
-		p.err = err
+		p.err = lacks(id, first, count, err)
 		return
 	}
-	p.pieces = append(p.pieces, piece{at: e, dst: dst, skip: skip})
+	p.pieces = append(p.pieces, piece{id: id, at: e, dst: dst, skip: skip})
 }
 
-// fill reads and opens what was planned.
-func (p *plan) fill(fs *FS) error {
-	if p.err != nil {
-		return p.err
-	}
+// fill reads and opens what was planned, or says what is lacking for that.
+func (p *plan) fill(fs *FS) *lackError {
 	for i := range p.pieces {
-		if err := p.pieces[i].fill(fs); err != nil {
-			p.bad = &p.pieces[i].at
-			return err
+		pc := &p.pieces[i]
+		if err := pc.fill(fs); err != nil {
+			return &lackError{id: pc.id, first: pc.at.First, count: uint32(len(pc.at.Seals)), at: &pc.at, cause: err}
 		}
 	}
 	return nil

@@ -11,7 +11,15 @@ import (
 // Write writes data at off, as one record, and returns how much it wrote: less than all where the volume has no room for the rest, or a
 // file cannot be longer. It is done with data when it returns.
 func (fs *FS) Write(caller *Caller, ino meta.Ino, off uint64, data []byte, killSuidgid bool) (int, error) {
-	return fs.write(caller, ino, off, data, killSuidgid, len(data))
+	for f := (fetcher{fs: fs}); ; {
+		n, err := fs.write(caller, ino, off, data, killSuidgid, len(data))
+		if err != nil {
+			if err = f.fetch(err); err == nil {
+				continue
+			}
+		}
+		return n, err
+	}
 }
 
 // write is Write for a request that asked for so many bytes, of which data are the first.
@@ -157,7 +165,7 @@ func (c *change) writeChunk(id chunkID, in *meta.Inode, off uint64, data []byte)
 			part.data = data[:n]
 		} else {
 			part.edge, part.data = true, c.fs.edges.buffer()
-			if err := c.readBlock(&ch, first+count, part.data); err != nil {
+			if err := c.readBlock(id, &ch, first+count, part.data); err != nil {
 				return err
 			}
 			n = copy(part.data[skip:], data)
@@ -180,7 +188,7 @@ func (c *change) chunk(id chunkID) (meta.Chunk, error) {
 }
 
 // readBlock reads one block of a chunk as this change leaves it so far; a hole is zeros.
-func (c *change) readBlock(ch *meta.Chunk, block uint32, dst []byte) error {
+func (c *change) readBlock(id chunkID, ch *meta.Chunk, block uint32, dst []byte) error {
 	if b := c.written(blockID{ch.Blob, block}); b != nil {
 		copy(dst, b)
 		return nil
@@ -194,8 +202,14 @@ func (c *change) readBlock(ch *meta.Chunk, block uint32, dst []byte) error {
 		return nil
 	}
 	p := plan{}
-	p.blocks(c.fs, ch.Blob, block, 1, 0, dst)
-	return p.fill(c.fs)
+	p.blocks(c.fs, id, ch.Blob, block, 1, 0, dst)
+	if p.err != nil {
+		return p.err
+	}
+	if lack := p.fill(c.fs); lack != nil {
+		return lack
+	}
+	return nil
 }
 
 // putBlocks adds whole blocks to the record and accounts for them. Their content is in c.plain already.

@@ -58,6 +58,9 @@ func ChunkKey(ino Ino, chunk uint64) []byte {
 	return binary.BigEndian.AppendUint64(inoKey(prefixChunk, ino, 8), chunk)
 }
 
+// ChunkRange spans the chunks of all files.
+func ChunkRange() (lower, upper []byte) { return []byte{prefixChunk}, []byte{prefixChunk + 1} }
+
 // ChunkIndex is the chunk number in a chunk's key.
 func ChunkIndex(key []byte) uint64 { return binary.BigEndian.Uint64(key[9:]) }
 
@@ -125,3 +128,11 @@ func Describe(key []byte) string {
 
 // PutEpoch writes the epoch at the start of a salt's value.
 func PutEpoch(b []byte, epoch record.Epoch) { binary.LittleEndian.PutUint64(b, uint64(epoch)) }
+
+// SaltEpoch reads the epoch at the start of a salt's value.
+func SaltEpoch(b []byte) (record.Epoch, error) {
+	if len(b) < 8 {
+		return 0, malformed("salt", b)
+	}
+	return record.Epoch(binary.LittleEndian.Uint64(b)), nil
+}

@@ -133,17 +133,23 @@ func (s *Store) applyOp(at record.Index, n record.Name, o *record.BlockOp, touch
 		for i := range o.Seals {
 			b.setSeal(o.First+uint32(i), o.Seals[i])
 			b.here.Set(o.First + uint32(i))
+			b.filled.Clear(o.First + uint32(i))
 		}
+		s.overwritten(o)
 	case record.PunchBlocks:
 		for i := o.First; i < o.First+o.Count; i++ {
-			if b.here.Has(i) {
+			if b.here.Has(i) || b.filled.Has(i) {
 				b.setSeal(i, record.Seal{})
 				b.here.Clear(i)
+				b.filled.Clear(i)
 			}
 		}
+		s.overwritten(o)
 		s.arena.freed = append(s.arena.freed, freed{at: at, slot: b.slot, blob: o.Blob, first: o.First, count: o.Count})
 	case record.FreeBlob:
 		b.gone = true
+		b.filled = meta.Bitmap{}
+		delete(s.bad, o.Blob)
 		s.arena.freed = append(s.arena.freed, freed{at: at, slot: b.slot, count: record.ChunkBlocks})
 	}
 	return nil
@@ -220,10 +226,7 @@ func (s *Store) finish(batch *pebble.Batch, touched map[record.BlobID]*blob) err
 			if b.dirty&(1<<g) == 0 {
 				continue
 			}
-			buf = buf[:0]
-			for k := range b.seals[g] {
-				buf = record.AppendSeal(buf, &b.seals[g][k])
-			}
+			buf = b.appendSeals(buf[:0], g)
 			if err := batch.Set(sealKey(id, g), buf, nil); err != nil {
 				return err
 			}
@@ -244,9 +247,10 @@ func (s *Store) finish(batch *pebble.Batch, touched map[record.BlobID]*blob) err
 		return err
 	}
 	for id, b := range touched {
-		b.dirty, b.pinned = 0, false
+		b.dirty, b.pinned = 0, !b.filled.IsZero()
 		if b.gone {
 			delete(s.blobs, id)
+			delete(s.filled, id)
 		}
 	}
 	return nil
@@ -287,16 +291,24 @@ func (s *Store) Checkpoint() (Checkpoint, error) {
 	if err := s.arena.sync(); err != nil {
 		return Checkpoint{}, s.fail(fmt.Errorf("checkpoint: %w", err))
 	}
+	if err := s.saveFilled(); err != nil {
+		return Checkpoint{}, s.fail(fmt.Errorf("checkpoint: %w", err))
+	}
+	if err := s.flush(); err != nil {
+		return Checkpoint{}, err
+	}
+	return s.position, nil
+}
+
+// flush makes durable what Pebble has.
+func (s *Store) flush() error {
 	flushed, err := s.db.AsyncFlush()
 	if err != nil {
-		return Checkpoint{}, s.fail(fmt.Errorf("checkpoint: %w", err))
+		return s.fail(fmt.Errorf("checkpoint: %w", err))
 	}
 	select {
 	case <-flushed:
 	case <-s.stopped: // a flush that failed is tried again, for ever
 	}
-	if err := s.failure(); err != nil {
-		return Checkpoint{}, err
-	}
-	return s.position, nil
+	return s.failure()
 }

@@ -159,7 +159,7 @@ func (a *arena) clean(f disk.File, slot uint32) error {
 	return disk.PunchHole(f, offset(slot, 0), record.ChunkSize)
 }
 
-// place writes blocks to which nothing was written before, and does not wait for space.
+// place writes blocks whose content nobody needs, and does not wait for space.
 func (a *arena) place(slot, block uint32, data []byte) error {
 	if err := a.clean(a.direct, slot); err != nil {
 		return err

@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 
 	"github.com/remora-storage/remora/cachefs/meta"
 	"github.com/remora-storage/remora/cachefs/record"
@@ -20,6 +21,7 @@ const (
 // blob is what this replica knows of a blob's content. Guarded by Store.mu.
 type blob struct {
 	residency
+	filled meta.Bitmap                         // blocks that Fill put here since the last checkpoint: Pebble does not know of them
 	seals  [sealGroups]*[sealGroup]record.Seal // nil: not loaded, or no block of the group is here
 	loaded uint32                              // bit a group: seals[i] is what the store has
 	dirty  uint32                              // bit a group: to be put into the batch
@@ -70,6 +72,49 @@ func (b *blob) seal(block uint32) *record.Seal {
 		return s
 	}
 	return nil
+}
+
+// have is which blocks can be read here.
+func (b *blob) have() meta.Bitmap { return or(b.here, b.filled) }
+
+func or(a, b meta.Bitmap) meta.Bitmap {
+	for i := range a {
+		a[i] |= b[i]
+	}
+	return a
+}
+
+func and(a, b meta.Bitmap) meta.Bitmap {
+	for i := range a {
+		a[i] &= b[i]
+	}
+	return a
+}
+
+func without(a, b meta.Bitmap) meta.Bitmap {
+	for i := range a {
+		a[i] &^= b[i]
+	}
+	return a
+}
+
+func count(m meta.Bitmap) (n int) {
+	for _, w := range m {
+		n += bits.OnesCount64(w)
+	}
+	return n
+}
+
+// appendSeals encodes a group of seals for Pebble, without those of blocks that are not durable.
+func (b *blob) appendSeals(buf []byte, group int) []byte {
+	for k := range b.seals[group] {
+		s := &b.seals[group][k]
+		if b.filled.Has(uint32(group*sealGroup + k)) {
+			s = &record.Seal{}
+		}
+		buf = record.AppendSeal(buf, s)
+	}
+	return buf
 }
 
 func (b *blob) setSeal(block uint32, s record.Seal) {

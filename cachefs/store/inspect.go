@@ -14,12 +14,13 @@ import (
 	"github.com/remora-storage/remora/cachefs/record"
 )
 
-// Local is a key of the replica itself (from meta.LocalPrefix on), taken apart. Exactly one of the pointers is set, or none for the
+// Local is a key of the replica itself (from meta.LocalPrefix on), taken apart. One of the pointers or Incomplete is set, or none for the
 // table of answers.
 type Local struct {
-	Applied   *Checkpoint
-	Residency *Residency
-	Seals     *Seals
+	Incomplete bool // content may be absent
+	Applied    *Checkpoint
+	Residency  *Residency
+	Seals      *Seals
 }
 
 // Residency is which blocks of a blob are here, and where.
@@ -55,6 +56,8 @@ func DecodeLocal(key, value []byte) (Local, error) {
 			return bad(err)
 		}
 		return Local{}, nil
+	case string(key) == string(incompleteKey) && len(value) == 0:
+		return Local{Incomplete: true}, nil
 	case len(key) == 9 && key[0] == residencyPrefix:
 		r, err := decodeResidency(value)
 		if err != nil {
@@ -128,4 +131,10 @@ func verifyTable(ctx context.Context, path string, o *pebble.Options) error {
 		return errors.Join(err, readable.Close())
 	}
 	return errors.Join(r.ValidateBlockChecksums(), r.Close())
+}
+
+// Offset is where a block that is here is in the arena, for tests and for programs that look at a disk.
+func (s *Store) Offset(id record.BlobID, block uint32) (int64, error) {
+	e, err := s.Locate(id, block, 1)
+	return offset(e.slot, block), err
 }

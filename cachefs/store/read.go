@@ -17,7 +17,21 @@ type Extent struct {
 	slot  uint32
 }
 
-// Locate looks up blocks [first, first+count) of a blob. A block that should be here and is not means damage.
+// AbsentError: a block of a blob is not here. A replica that is being filled fetches it from a peer; for one that is complete it is
+// damage.
+type AbsentError struct {
+	Blob  record.BlobID
+	Block uint32
+}
+
+func (e *AbsentError) Error() string {
+	return fmt.Sprintf("blob %d block %d is not here", e.Blob, e.Block)
+}
+
+// Is makes it damage to whoever cannot fetch.
+func (e *AbsentError) Is(target error) bool { return target == ErrDamaged }
+
+// Locate looks up blocks [first, first+count) of a blob. An AbsentError names the first that is not here.
 func (s *Store) Locate(id record.BlobID, first, count uint32) (Extent, error) {
 	e := Extent{Blob: id, First: first, Seals: make([]record.Seal, count)}
 	s.mu.RLock()
@@ -34,7 +48,7 @@ func (s *Store) Locate(id record.BlobID, first, count uint32) (Extent, error) {
 		return e, err
 	}
 	if b == nil {
-		return e, fmt.Errorf("%w: blob %d is not here", ErrDamaged, id)
+		return e, &AbsentError{id, first}
 	}
 	return e, e.fill(b)
 }
@@ -54,7 +68,7 @@ func (e *Extent) fill(b *blob) error {
 	for i := range e.Seals {
 		seal := b.seal(e.First + uint32(i))
 		if seal == nil {
-			return fmt.Errorf("%w: blob %d block %d has no seal", ErrDamaged, e.Blob, e.First+uint32(i))
+			return &AbsentError{e.Blob, e.First + uint32(i)}
 		}
 		e.Seals[i] = *seal
 	}

@@ -90,6 +90,13 @@ type Store struct {
 	blobs map[record.BlobID]*blob
 	// reserved are the slots of blobs that were placed and are not applied yet.
 	reserved map[record.BlobID]uint32
+	filled   map[record.BlobID]*blob       // blobs with content that Fill put here since the last checkpoint
+	bad      map[record.BlobID]meta.Bitmap // blocks that were found to be bad and are not healed yet
+	unsaved  int64                         // bytes of content in filled
+
+	incomplete atomic.Bool // something may be absent: Install left it so
+	epochs     sync.Map    // record.Epoch by record.Incarnation: what epochOf has read
+	counts     counts
 
 	failMu  sync.Mutex
 	failed  error
@@ -98,9 +105,24 @@ type Store struct {
 
 var appliedKey = []byte{meta.LocalPrefix, 0}
 var answersKey = []byte{meta.LocalPrefix, 1}
+var incompleteKey = []byte{meta.LocalPrefix, 2}
+var installingKey = []byte{meta.LocalPrefix, 3}
 
 // Open opens or makes the store in cfg.Dir. The caller then applies the log from cfg.Checkpoint on, and calls EndReplay.
 func Open(cfg Config) (*Store, error) {
+	s, err := openMeta(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.load(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	s.disk.open()
+	return s, nil
+}
+
+// openMeta opens the metadata alone.
+func openMeta(cfg Config) (*Store, error) {
 	if cfg.CacheBytes == 0 {
 		cfg.CacheBytes = 20 << 20
 	}
@@ -111,8 +133,8 @@ func Open(cfg Config) (*Store, error) {
 		cfg.BlobCache = 1024
 	}
 	s := &Store{cfg: cfg, disk: &patient{FS: cfg.FS, logger: cfg.Logger, onFull: cfg.OnFull}, blobs: map[record.BlobID]*blob{},
-		reserved: map[record.BlobID]uint32{},
-		stopped:  make(chan struct{})}
+		reserved: map[record.BlobID]uint32{}, filled: map[record.BlobID]*blob{}, bad: map[record.BlobID]meta.Bitmap{},
+		stopped: make(chan struct{})}
 	cfg.Keys.SaltsFrom(s.salt)
 	s.cache = pebble.NewCache(cfg.CacheBytes)
 	dir, options := filepath.Join(cfg.Dir, "meta"), s.pebbleOptions()
@@ -123,10 +145,6 @@ func Open(cfg Config) (*Store, error) {
 	}
 	s.db = db
 	s.last.open()
-	if err := s.load(); err != nil {
-		return nil, errors.Join(err, s.Close())
-	}
-	s.disk.open()
 	return s, nil
 }
 
@@ -171,6 +189,9 @@ func (s *Store) pebbleOptions() *pebble.Options {
 // load reads the position of the store and finds which slots are taken.
 func (s *Store) load() error {
 	s.position = s.cfg.Checkpoint
+	if err := s.loadMarks(); err != nil {
+		return err
+	}
 	b, ok, err := s.Get(appliedKey)
 	if err != nil {
 		return err
@@ -204,6 +225,20 @@ func (s *Store) load() error {
 	}
 	// The names of meta/ and arena must survive what is in them.
 	return disk.SyncDir(s.cfg.FS, s.cfg.Dir)
+}
+
+// loadMarks reads what Install left.
+func (s *Store) loadMarks() error {
+	_, installing, err := s.Get(installingKey)
+	if err != nil {
+		return err
+	}
+	if installing {
+		return fmt.Errorf("%w: a snapshot was being installed: install it again", ErrDamaged)
+	}
+	_, incomplete, err := s.Get(incompleteKey)
+	s.incomplete.Store(incomplete)
+	return err
 }
 
 // Position is the last applied record, and the acceptance state there.

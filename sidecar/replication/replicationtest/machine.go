@@ -168,6 +168,7 @@ func (m *Machine) Start(format bool) {
 	m.epoch = m.ledger.next(m.epoch)
 	name := record.Name{Epoch: m.epoch, Incarnation: record.Incarnation(m.epoch)}
 	salt := make([]byte, 8+seal.SaltSize)
+	meta.PutEpoch(salt, m.epoch)
 	_, _ = random.Read(salt[8:])
 	require.NoError(m.t, m.group.BeginEpoch(m.t.Context(), &record.Record{Header: record.Header{Kind: record.Owner, Name: name},
 		Muts: []record.Mutation{{Key: meta.SaltKey(uint32(name.Incarnation)), Value: salt}}}))

@@ -1,0 +1,246 @@
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/remora-storage/remora/cachefs/meta"
+	"github.com/remora-storage/remora/cachefs/record"
+	"github.com/remora-storage/remora/disk"
+)
+
+// installBatch is how many bytes of keys go to Pebble at once.
+const installBatch = 1 << 20
+
+// Install brings the store in cfg.Dir, which nobody has open, to a snapshot of a peer: next returns its keys in order, and io.EOF behind
+// the last. The directory is empty, or has an older state of the same volume. Content stays where it is the content at the snapshot;
+// everything else is absent from then on. It is durable when Install returns; the caller then saves at as the replica's checkpoint, and
+// opens the store with it.
+//
+// cfg.Checkpoint is the replica's last durable one: what is newer than it stays only if it is in no way of the disk's mercy, so nothing
+// newer stays. A caller that wants to keep it applies the log and makes a checkpoint first. A crash in the middle leaves a directory that
+// Open refuses or that is as it was: the caller, which has noted that it installs, does it again, with the same cfg.Checkpoint. The slots
+// of content that is dropped are punched, so no frame in the journal may name them without a durable witness.
+func Install(cfg Config, at Checkpoint, next func() (key, value []byte, err error)) error {
+	s, err := openToInstall(cfg)
+	if err != nil {
+		return fmt.Errorf("install: %w", err)
+	}
+	in := &install{s: s, batch: s.db.NewBatch()}
+	err = in.run(at, next)
+	err = errors.Join(err, in.batch.Close(), s.failure(), s.Close())
+	if err == nil {
+		err = errors.Join(in.punch(), disk.SyncDir(cfg.FS, cfg.Dir))
+	}
+	if err != nil {
+		return fmt.Errorf("install index %d: %w", at.Index, err)
+	}
+	return nil
+}
+
+// openToInstall opens the metadata. What is damaged, or not there, is made anew: nothing stays.
+func openToInstall(cfg Config) (*Store, error) {
+	s, err := openMeta(cfg)
+	if err == nil || !errors.Is(err, ErrDamaged) {
+		return s, err
+	}
+	cfg.Logger.Error("metadata is damaged: it is replaced, and all content is fetched again", "err", err)
+	if err := cfg.FS.RemoveAll(filepath.Join(cfg.Dir, "meta")); err != nil {
+		return nil, err
+	}
+	cfg.Checkpoint = Checkpoint{}
+	return openMeta(cfg)
+}
+
+// install is one Install.
+//
+// All of it is in Pebble, whose batches survive in their order: the first sets a mark, the last takes it away. In between the replicated
+// keys are replaced; of local keys those stay that keep names.
+type install struct {
+	s       *Store
+	batch   *pebble.Batch
+	last    []byte   // newest key of the stream
+	absent  int64    // bytes
+	kept    int      // blobs
+	dropped []uint32 // slots
+}
+
+func (in *install) run(at Checkpoint, next func() (key, value []byte, err error)) error {
+	if err := errors.Join(in.batch.Set(installingKey, nil, nil), in.commit()); err != nil {
+		return err
+	}
+	// Before a key of the stream: a batch knows an order too.
+	err := errors.Join(in.batch.DeleteRange([]byte{0}, []byte{meta.LocalPrefix}, nil), in.batch.Delete(appliedKey, nil),
+		in.batch.Delete(answersKey, nil), in.batch.DeleteRange([]byte{keptPrefix}, []byte{keptPrefix + 1}, nil))
+	if err != nil {
+		return err
+	}
+	for {
+		key, value, err := next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err == nil {
+			err = in.take(key, value)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := in.drop(); err != nil {
+		return err
+	}
+	return in.finish(at)
+}
+
+// keptPrefix, with the blob, is of content that stays; only while a snapshot is installed.
+const keptPrefix = meta.LocalPrefix + 3
+
+func keptKey(id record.BlobID) []byte {
+	return binary.BigEndian.AppendUint64([]byte{keptPrefix}, uint64(id))
+}
+
+// take takes in a key of the snapshot.
+func (in *install) take(key, value []byte) error {
+	if string(key) <= string(in.last) {
+		return fmt.Errorf("%w: snapshot with key %x behind key %x", ErrMalformed, key, in.last)
+	}
+	in.last = append(in.last[:0], key...)
+	if string(key) == string(answersKey) {
+		if _, err := decodeAnswers(value); err != nil {
+			return fmt.Errorf("%w: %w", ErrMalformed, err)
+		}
+		return in.set(key, value)
+	}
+	k, err := meta.ParseKey(key)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	if k.Kind == meta.KeyChunk {
+		w, err := wantAll(key, value)
+		if err == nil {
+			err = in.keep(&w)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return in.set(key, value)
+}
+
+func (in *install) set(key, value []byte) error {
+	if err := in.batch.Set(key, value, nil); err != nil {
+		return err
+	}
+	return in.commitSome()
+}
+
+func (in *install) commitSome() error {
+	if in.batch.Len() < installBatch {
+		return nil
+	}
+	return in.commit()
+}
+
+func (in *install) commit() error {
+	err := errors.Join(in.batch.Commit(pebble.NoSync), in.batch.Close(), in.s.failure())
+	in.batch = in.s.db.NewBatch()
+	return err
+}
+
+// keep notes that the content of a chunk stays, if it is the chunk's.
+func (in *install) keep(w *Want) error {
+	absent := w.Blocks
+	v, ok, err := in.s.Get(residencyKey(w.Blob))
+	if err != nil {
+		return err
+	}
+	if ok {
+		r, err := decodeResidency(v)
+		if err != nil {
+			return err
+		}
+		beyond := without(r.here, w.Blocks)
+		if r.last == w.Last && before(r.last, applied(in.s.cfg.Checkpoint.Acceptance)) && beyond.IsZero() {
+			absent = without(w.Blocks, r.here)
+			in.kept++
+			if err := in.batch.Set(keptKey(w.Blob), nil, nil); err != nil {
+				return err
+			}
+		}
+	}
+	in.absent += int64(count(absent)) * record.BlockSize
+	return nil
+}
+
+// drop removes residency and seals of what does not stay.
+func (in *install) drop() error {
+	if err := in.commit(); err != nil {
+		return err
+	}
+	blob, stays := record.BlobID(0), false
+	return in.s.Scan([]byte{residencyPrefix}, []byte{sealPrefix + 1}, func(key, value []byte) error {
+		if id := keyBlob(key); id != blob {
+			blob = id
+			var err error
+			if _, stays, err = in.s.Get(keptKey(id)); err != nil {
+				return err
+			}
+		}
+		if stays {
+			return nil
+		}
+		if key[0] == residencyPrefix {
+			r, err := decodeResidency(value)
+			if err != nil {
+				return err
+			}
+			in.dropped = append(in.dropped, r.slot)
+		}
+		if err := in.batch.Delete(key, nil); err != nil {
+			return err
+		}
+		return in.commitSome()
+	})
+}
+
+// finish makes the store one that can be opened, and durable.
+func (in *install) finish(at Checkpoint) error {
+	err := errors.Join(in.batch.DeleteRange([]byte{keptPrefix}, []byte{keptPrefix + 1}, nil),
+		in.batch.Set(appliedKey, encodeApplied(nil, at), nil), in.batch.Delete(incompleteKey, nil))
+	if err == nil && in.absent > 0 {
+		err = in.batch.Set(incompleteKey, nil, nil)
+	}
+	if err == nil {
+		err = errors.Join(in.batch.Delete(installingKey, nil), in.commit())
+	}
+	if err == nil {
+		err = in.s.flush()
+	}
+	in.s.cfg.Logger.Info("snapshot installed", "index", at.Index, "kept", in.kept, "dropped", len(in.dropped), "absent_bytes", in.absent)
+	return err
+}
+
+// punch gives the space of what was dropped back to the disk.
+func (in *install) punch() error {
+	path := filepath.Join(in.s.cfg.Dir, "arena")
+	if _, err := in.s.cfg.FS.Stat(path); errors.Is(err, fs.ErrNotExist) || len(in.dropped) == 0 {
+		return nil
+	}
+	a, err := openArena(in.s.cfg.FS, path, nil)
+	if err != nil {
+		return err
+	}
+	for _, slot := range in.dropped {
+		if err := a.punch(slot, 0, record.ChunkBlocks); err != nil {
+			return errors.Join(err, a.close())
+		}
+	}
+	return a.close()
+}
