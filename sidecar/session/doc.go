@@ -3,7 +3,8 @@
 //
 // # The path of a request
 //
-//  1. A worker reads a request from the descriptor. If no other worker is left waiting there, it starts one more.
+//  1. A worker reads a request from the descriptor. Where no other one is left waiting there, the request may wait for a disk, or all
+//     have been busy for a while, one more joins them (crew.go).
 //  2. ProtocolServer.HandleRequest calls the worker's method of that name (rawfs_*.go), which calls cachefs and fills in the reply.
 //  3. The worker writes the reply to the descriptor. A request that made a record is then reported as answered (AnswerWritten).
 //

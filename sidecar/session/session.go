@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
@@ -22,12 +23,12 @@ import (
 // maxRequest is the content of the largest READ and WRITE.
 const maxRequest = 1 << 20
 
-// maxWorkers bounds the requests that are served at once.
-const maxWorkers = 8
-
 // FUSE protocol numbers that go-fuse does not export (linux/fuse.h).
 const (
+	opRead       = 15
+	opFsync      = 20
 	opInit       = 26
+	opFsyncdir   = 30
 	opInterrupt  = 36
 	notifyInval  = 2 // FUSE_NOTIFY_INVAL_INODE
 	notifyResend = 7
@@ -70,8 +71,7 @@ type Session struct {
 	// flags of the reply to INIT, for the connection's whole life: a successor adopts them. Set before the first request is served.
 	flags uint64
 
-	waiting  atomic.Int32 // workers that wait for a request
-	workers  atomic.Int32
+	crew     crew
 	stopping atomic.Bool
 	inFlight sync.RWMutex // held for reading while a request is served
 	done     chan struct{}
@@ -107,10 +107,13 @@ func Start(cfg Config, fs *cachefs.FS) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.workers.Add(1)
-	s.waiting.Add(1)
-	go first.loop()
-	s.spawn()
+	s.crew.base, s.crew.timer = baseWorkers(), time.AfterFunc(time.Hour, s.look)
+	second, _, err := s.newWorker()
+	if err != nil {
+		return nil, err
+	}
+	s.join(first)
+	s.join(second)
 	return s, nil
 }
 
@@ -234,6 +237,7 @@ func (s *Session) end(err error) {
 	s.doneOnce.Do(func() {
 		s.err = err
 		close(s.done)
+		s.crew.timer.Stop()
 	})
 }
 

@@ -54,11 +54,22 @@ type kernel struct {
 // connect makes a connection and a file system for it.
 func connect(t *testing.T) (*kernel, session.Config, *cachefs.FS) {
 	t.Helper()
+	return connectTo(t, memory{})
+}
+
+// volume is a log and a state.
+type volume interface {
+	cachefs.Log
+	cachefs.State
+}
+
+func connectTo(t *testing.T, v volume) (*kernel, session.Config, *cachefs.FS) {
+	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	require.NoError(t, err)
 	k := &kernel{t: t, fd: fds[0]}
 	require.NoError(t, unix.SetsockoptTimeval(k.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 10}))
-	fs, err := cachefs.Open(t.Context(), cachefs.Config{Log: memory{}, State: memory{}, Epoch: 1, Incarnation: 1, Session: 1, NewSession: true,
+	fs, err := cachefs.Open(t.Context(), cachefs.Config{Log: v, State: v, Epoch: 1, Incarnation: 1, Session: 1, NewSession: true,
 		Size: 1 << 30, Now: time.Now, Logger: slog.New(slog.DiscardHandler)}, true)
 	require.NoError(t, err)
 	return k, session.Config{FD: fds[1], Connection: &holder{}, Volume: "v", Logger: slog.New(slog.DiscardHandler)}, fs

@@ -21,11 +21,12 @@ type worker struct {
 	caller             cachefs.Caller
 	resent             bool // the kernel sent the request before, to a process that died
 	err                error
+	wake               chan struct{} // ends a rest
 }
 
 // newWorker makes a worker and replays INIT into it; reply is what it would answer.
 func (s *Session) newWorker() (w *worker, reply []byte, err error) {
-	w = &worker{RawFileSystem: fuse.NewDefaultRawFileSystem(), s: s, fs: s.fs}
+	w = &worker{RawFileSystem: fuse.NewDefaultRawFileSystem(), s: s, fs: s.fs, wake: make(chan struct{}, 1)}
 	if w.in, err = newBuffer(); err != nil {
 		return nil, nil, err
 	}
@@ -43,31 +44,13 @@ func (s *Session) newWorker() (w *worker, reply []byte, err error) {
 	return w, append([]byte(nil), w.out[:n]...), nil
 }
 
-// spawn starts one more worker, unless there are enough.
-func (s *Session) spawn() {
-	if s.workers.Add(1) > maxWorkers {
-		s.workers.Add(-1)
-		return
-	}
-	w, _, err := s.newWorker()
-	if err != nil {
-		s.workers.Add(-1)
-		s.cfg.Logger.Error("fuse worker", "volume", s.cfg.Volume, "err", err)
-		return
-	}
-	s.waiting.Add(1)
-	go w.loop()
-}
-
 // loop serves requests until the connection ends. It is not waited for: it sits in a read that only the kernel can end.
 func (w *worker) loop() {
 	s := w.s
 	for {
 		n, err := s.read(w.in)
-		if left := s.waiting.Add(-1); left == 0 && err == nil {
-			s.spawn()
-		}
 		if err == nil {
+			s.took(opcode(w.in[:n]))
 			s.inFlight.RLock()
 			if s.stopping.Load() {
 				// Not answered: the successor gets it again.
@@ -84,8 +67,18 @@ func (w *worker) loop() {
 			s.end(err)
 			return
 		}
-		s.waiting.Add(1)
+		if !s.goOn(w) {
+			return
+		}
 	}
+}
+
+// opcode of a request, which may be too short to have one.
+func opcode(in []byte) uint32 {
+	if len(in) < inHeaderSize {
+		return 0
+	}
+	return binary.LittleEndian.Uint32(in[4:])
 }
 
 // lost tells the holder that the connection has ended, unless we are stopping and it knows.
