@@ -19,7 +19,7 @@
 // when nobody serves. No sidecar outlives the supervisor: the kernel kills it (PDEATHSIG), and its holder connection closes. No
 // mount outlives it for long: the next start clears what a SIGKILL left.
 //
-// Lock order: pod.life, then pod.mu, then instance.mu.
+// Lock order: supervisor.failing, pod.life, keepers.handover, supervisor.changing, pod.mu, instance.mu, keepers.mu, supervisor.mu.
 package dev
 
 import (

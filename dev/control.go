@@ -28,6 +28,9 @@ const askLimit = 600 * time.Millisecond
 //	GET  /status              status.Report
 //	POST /pods/{pod}/restart  nothing, when the pod serves again
 //	POST /pods/{pod}/upgrade  upgraded, when another binary serves the pod (?binary=PATH)
+//	POST /nodes/{node}/fail   Failure, when its pods serve on another node (?replaceAfter=DURATION&keepDisk=BOOL)
+//	POST /nodes/{node}/return nothing, when its disks are back
+//	POST /volumes/{volume}/accept-loss  Loss, when the volume's pod is started again
 //
 // An error is a JSON object with the key "error".
 func (s *supervisor) serveControl(ctx context.Context, work *sync.WaitGroup) error {
@@ -46,6 +49,21 @@ func (s *supervisor) serveControl(ctx context.Context, work *sync.WaitGroup) err
 		pause, err := s.upgrade(r.Context(), r.PathValue("pod"), r.URL.Query().Get("binary"))
 		answerPod(w, upgraded{pause}, err)
 	})
+	mux.HandleFunc("POST /nodes/{node}/fail", func(w http.ResponseWriter, r *http.Request) {
+		after, err := time.ParseDuration(r.URL.Query().Get("replaceAfter"))
+		var f Failure
+		if err == nil {
+			f, err = s.failNode(r.Context(), r.PathValue("node"), after, r.URL.Query().Get("keepDisk") == "true")
+		}
+		answerPod(w, f, err)
+	})
+	mux.HandleFunc("POST /nodes/{node}/return", func(w http.ResponseWriter, r *http.Request) {
+		answerPod(w, struct{}{}, s.returnNode(r.PathValue("node")))
+	})
+	mux.HandleFunc("POST /volumes/{volume}/accept-loss", func(w http.ResponseWriter, r *http.Request) {
+		loss, err := s.acceptLoss(r.Context(), r.PathValue("volume"))
+		answerPod(w, loss, err)
+	})
 	server := &http.Server{Handler: mux, BaseContext: func(net.Listener) context.Context { return ctx }, ReadHeaderTimeout: 10 * time.Second}
 	work.Go(func() {
 		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -63,7 +81,7 @@ func answerPod(w http.ResponseWriter, result any, err error) {
 	switch {
 	case err == nil:
 		answer(w, http.StatusOK, result)
-	case errors.Is(err, errUnknownPod):
+	case errors.Is(err, errUnknownPod), errors.Is(err, errUnknownNode), errors.Is(err, errUnknownVolume):
 		answer(w, http.StatusNotFound, failure{err.Error()})
 	default:
 		answer(w, http.StatusInternalServerError, failure{err.Error()})
@@ -159,6 +177,39 @@ func Upgrade(ctx context.Context, dir, pod, binary string, report func(pod strin
 			return fmt.Errorf("answer of the supervisor: %w", err)
 		}
 		report(pod, u.Pause)
+	}
+	return nil
+}
+
+// FailNode plays the loss of a node: everything on it dies at once, and its pods start on an empty one. Its replicas are replaced after the
+// delay. Its disks are gone, or kept for ReturnNode. It returns when the pods serve, or never will.
+func FailNode(ctx context.Context, dir, node string, replaceAfter time.Duration, keepDisk bool) (Failure, error) {
+	var f Failure
+	q := url.Values{"replaceAfter": {replaceAfter.String()}, "keepDisk": {fmt.Sprint(keepDisk)}}
+	err := callFor(ctx, dir, "/nodes/"+url.PathEscape(node)+"/fail?"+q.Encode(), &f)
+	return f, err
+}
+
+// ReturnNode brings back a node that failed and whose disks were kept.
+func ReturnNode(ctx context.Context, dir, node string) error {
+	return callFor(ctx, dir, "/nodes/"+url.PathEscape(node)+"/return", &struct{}{})
+}
+
+// AcceptLoss lets a volume that has lost the majority of its disks go on with what is left.
+func AcceptLoss(ctx context.Context, dir, volume string) (Loss, error) {
+	var l Loss
+	err := callFor(ctx, dir, "/volumes/"+url.PathEscape(volume)+"/accept-loss", &l)
+	return l, err
+}
+
+// callFor asks the supervisor to do something, and reads its answer.
+func callFor(ctx context.Context, dir, path string, result any) error {
+	var b bytes.Buffer
+	if err := callSupervisor(ctx, dir, http.MethodPost, path, &b); err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b.Bytes(), result); err != nil {
+		return fmt.Errorf("answer of the supervisor: %w", err)
 	}
 	return nil
 }

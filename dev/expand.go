@@ -53,8 +53,17 @@ func expand(workloads []webhook.Workload, nodes int, placed *placement, log *slo
 			count += len(names)
 		}
 	}
-	if nodes == 0 {
-		nodes = max(count, 1)
+	copies := 1
+	for _, w := range workloads {
+		for _, v := range w.Spec.Volumes {
+			copies = max(copies, v.Replicas)
+		}
+	}
+	switch {
+	case nodes == 0:
+		nodes = max(count, copies)
+	case nodes < copies && len(placed.Nodes) < copies:
+		return nil, fmt.Errorf("--nodes %d: a volume with %d copies needs %d nodes; write --nodes %d, or leave it out", nodes, copies, copies, copies)
 	}
 	placed.grow(nodes)
 	for _, w := range daemons {
@@ -137,8 +146,11 @@ func unique(groups []group) error {
 
 // placement says on which node each pod is, DIR/placement.json. A pod stays where its data is, whatever --nodes says later.
 type placement struct {
-	Nodes []string          `json:"nodes"`
-	Pods  map[string]string `json:"pods"` // <namespace>/<pod> -> node
+	Nodes    []string          `json:"nodes"`
+	Pods     map[string]string `json:"pods"`               // <namespace>/<pod> -> node
+	Failed   []string          `json:"failed,omitempty"`   // nodes that are no more; their names are not used again
+	Returned []string          `json:"returned,omitempty"` // nodes that came back with their disks
+	Faults   []fault           `json:"faults,omitempty"`   // failures whose replicas are not replaced yet
 }
 
 func loadPlacement(path string) (*placement, error) {
@@ -169,8 +181,8 @@ func (p *placement) save(path string) error {
 
 // grow adds nodes until there are n.
 func (p *placement) grow(n int) {
-	for i := len(p.Nodes); i < n; i++ {
-		p.Nodes = append(p.Nodes, fmt.Sprintf("node-%d", i))
+	for len(p.Nodes) < n {
+		p.Nodes = append(p.Nodes, p.newName())
 	}
 }
 

@@ -48,6 +48,13 @@ func (p *pod) newInstance(ctx context.Context) (*instance, error) {
 	if err := p.makeDirs(want); err != nil {
 		return nil, err
 	}
+	if err := p.s.ensureVolumes(ctx, want); err != nil {
+		return nil, err
+	}
+	if err := p.s.certify(ctx, p.title, place{want.node, p.namespace}, p.name); err != nil {
+		return nil, err
+	}
+	p.s.attendSoon()
 	server := holder.NewServer(holder.Config{Log: p.log, Notify: i.notify})
 	for _, v := range want.spec.Volumes {
 		m, err := holder.Open(p.s.layout.mount(p.title, v.Name), holder.MountOptions{Volume: p.object(v.Name), AllowOther: true})
@@ -71,6 +78,7 @@ func (i *instance) setCommand(want *podSpec) error {
 	if err != nil {
 		return err
 	}
+	cmd.Args = append(cmd.Args, "--identity=file:"+i.s.layout.identity(i.title))
 	cmd.Args = append(cmd.Args, i.s.cfg.SidecarArgs...)
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -82,7 +90,7 @@ func (p *pod) makeDirs(want *podSpec) error {
 	l := p.s.layout
 	errs := []error{
 		mkdir(filepath.Join(string(l), "pods", p.title), 0o755),
-		mkdir(l.disks(p.node, p.namespace), 0o700), mkdir(l.volumes(p.namespace), 0o700), mkdir(l.keys(p.namespace), 0o700), mkdir(l.run(p.title), 0o700),
+		mkdir(l.disks(want.node, p.namespace), 0o700), mkdir(l.volumes(p.namespace), 0o700), mkdir(l.keys(p.namespace), 0o700), mkdir(l.run(p.title), 0o700),
 	}
 	for _, v := range want.spec.Volumes {
 		errs = append(errs, mkdir(l.mount(p.title, v.Name), 0o755))
@@ -109,6 +117,10 @@ func (i *instance) loop(ctx context.Context) {
 	var wait backoff
 	for {
 		p, err := i.launch()
+		if errors.Is(err, errNodeFailed) {
+			<-ctx.Done()
+			return
+		}
 		if err != nil {
 			i.log.Error("cannot start the sidecar", "err", err)
 		} else if !i.awaitEnd(ctx, p) {
@@ -128,11 +140,16 @@ func (i *instance) loop(ctx context.Context) {
 	}
 }
 
+var errNodeFailed = errors.New("the node has failed")
+
 // launch starts a sidecar.
 func (i *instance) launch() (*process.Process, error) {
 	program := i.sidecarProgram()
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if i.dead {
+		return nil, errNodeFailed
+	}
 	p, err := i.s.spawner.Start(program, i.cmd, i.sink)
 	if err != nil {
 		return nil, err
@@ -220,6 +237,7 @@ type history struct {
 	process  bool             // all volumes were served by the present or last sidecar
 	leaving  bool             // it is being unmounted
 	left     bool             // it is unmounted
+	dead     bool             // its node has failed: nothing is started any more
 }
 
 // snapshot is the history up to now.

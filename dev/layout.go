@@ -20,6 +20,10 @@ func (l layout) placement() string { return filepath.Join(string(l), "placement.
 func (l layout) mount(pod, volume string) string {
 	return filepath.Join(string(l), "pods", pod, volume)
 }
+func (l layout) node(node string) string      { return filepath.Join(string(l), "nodes", node) }
+func (l layout) failed(node string) string    { return filepath.Join(string(l), "failed", node) }
+func (l layout) ca() string                   { return filepath.Join(string(l), "ca") }
+func (l layout) identity(pod string) string   { return filepath.Join(l.run(pod), "identity") }
 func (l layout) disks(node, ns string) string { return filepath.Join(string(l), "nodes", node, ns) }
 func (l layout) volumes(ns string) string     { return filepath.Join(string(l), "volumes", ns) }
 func (l layout) keys(ns string) string        { return filepath.Join(string(l), "keys", ns) }

@@ -120,13 +120,22 @@ func TestTable(t *testing.T) {
 	require.NoError(t, WriteTable(&b, status.Report{Pods: []status.Pod{
 		{Name: "db-0", Node: "node-0", PID: &pid, Volumes: []status.Volume{{
 			Volume: "data-db-0", State: status.Mounted, Used: 1536, Size: 20 << 30, Mount: "/d/pods/db-0/data",
-			Replicas: []status.Replica{{State: status.InSync}, {State: status.Offline}, {State: status.InSync}},
-		}}},
+			Replicas: []status.Replica{
+				{ID: "a", Pod: "db-0", Node: "node-0", Role: status.Voter, State: status.InSync, MatchIndex: 70},
+				{ID: "b", Pod: "keeper-node-1", Node: "node-1", Role: status.Leaving, State: status.Offline},
+				{ID: "c", Pod: "keeper-node-2", Node: "node-2", Role: status.Learner, State: status.InSync, MatchIndex: 65, Missing: 3 << 20},
+			},
+		}}, Hosted: []status.Hosted{{ID: "a", Leader: "a"}}},
 		{Name: "keeper-0", Node: "node-1", Volumes: []status.Volume{}},
 	}}))
 	require.Equal(t, `POD       NODE    PID  VOLUME     STATE    USED   SIZE  COPIES           MOUNT
 db-0      node-0  42   data-db-0  Mounted  1.5Ki  20Gi  2/3 (1 Offline)  /d/pods/db-0/data
 keeper-0  node-1  -    -          -        -      -     -                -
+
+VOLUME     REPLICA  NODE    SERVED BY      ROLE           STATE    INDEX  TO COME
+data-db-0  a        node-0  db-0           voter (leads)  InSync   70     -
+data-db-0  b        node-1  keeper-node-1  leaving        Offline  0      -
+data-db-0  c        node-2  keeper-node-2  learner        InSync   65     3Mi
 `, b.String())
 	require.Equal(t, []string{"0", "1023", "1Ki", "1Mi", "16Ei"}, []string{
 		humanSize(0), humanSize(1023), humanSize(1024), humanSize(1<<20 - 1), humanSize(1<<64 - 1),

@@ -20,7 +20,8 @@ type pod struct {
 	log     *slog.Logger
 	sink    *process.Sink
 
-	life sync.Mutex // held while an instance is made or ended
+	life     sync.Mutex // held while an instance is made or ended
+	occupies bool       // no keeper runs at its place; guarded by life
 
 	mu      sync.Mutex
 	current *instance // nil before the first start and after the last stop
@@ -74,6 +75,10 @@ func (p *pod) start(ctx context.Context) error {
 func (p *pod) startLocked(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if p.instance() == nil && !p.occupies { // an instance that follows another keeps the place
+		p.s.keepers.occupy(ctx, place{p.wanted().node, p.namespace})
+		p.occupies = true
 	}
 	i, err := p.newInstance(context.WithoutCancel(ctx)) // it ends by stop, so that its mounts go first
 	if err != nil {
@@ -184,4 +189,14 @@ func (p *pod) want(spec *podSpec) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.template, p.spec = spec.template, spec.spec
+}
+
+// moveTo changes the node on which the next instance runs, and keeps keepers away from there if that is about to start. p.life is held.
+func (p *pod) moveTo(node string, starts bool) {
+	p.mu.Lock()
+	p.node = node
+	p.mu.Unlock()
+	if p.occupies = starts; starts {
+		p.s.keepers.reserve(place{node, p.namespace})
+	}
 }

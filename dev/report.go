@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"text/tabwriter"
@@ -20,13 +21,45 @@ import (
 // report asks all sidecars at once and fills in what is known about those that do not answer.
 func (s *supervisor) report(ctx context.Context) status.Report {
 	pods := s.pods()
-	r := status.Report{Pods: make([]status.Pod, len(pods))}
+	keepers := s.keepers.list()
+	slices.SortFunc(keepers, func(a, b *keeper) int { return strings.Compare(a.title, b.title) })
+	r := status.Report{Pods: make([]status.Pod, len(pods)+len(keepers))}
 	var all sync.WaitGroup
 	for n, p := range pods {
 		all.Go(func() { r.Pods[n] = p.report(ctx) })
 	}
+	for n, k := range keepers {
+		all.Go(func() { r.Pods[len(pods)+n] = k.report(ctx) })
+	}
 	all.Wait()
+	s.fillReplicas(&r)
 	return r
+}
+
+// fillReplicas puts what the processes say of the replicas that they serve beside what owners say of their volumes.
+func (s *supervisor) fillReplicas(r *status.Report) {
+	type served struct {
+		status.Hosted
+		pod, node string
+	}
+	byID := map[string]served{}
+	for _, p := range r.Pods {
+		for _, h := range p.Hosted {
+			if p.PID != nil {
+				byID[h.ID] = served{h, p.Name, p.Node}
+			}
+		}
+	}
+	for _, p := range r.Pods {
+		for v := range p.Volumes {
+			for n := range p.Volumes[v].Replicas {
+				to := &p.Volumes[v].Replicas[n]
+				if h, ok := byID[to.ID]; ok && to.ID != "" && to.State != status.Lost {
+					to.Pod, to.Node, to.State, to.MatchIndex, to.Missing = h.pod, h.node, h.State, h.Applied, h.Missing
+				}
+			}
+		}
+	}
 }
 
 // patience is how long an answer stays good while its sidecar is running but slow to answer.
@@ -41,7 +74,7 @@ type answered struct {
 
 // report is what the sidecar answers, or else what is known. What the sidecar cannot know is filled in: titles, paths, PID.
 func (p *pod) report(ctx context.Context) status.Pod {
-	r := status.Pod{Name: p.title, Node: p.node, Volumes: []status.Volume{}, Hosted: []status.Hosted{}}
+	r := status.Pod{Name: p.title, Node: p.wanted().node, Volumes: []status.Volume{}, Hosted: []status.Hosted{}}
 	silent := status.Offline
 	if i := p.instance(); i != nil {
 		if pid := i.sidecarPID(); pid != 0 {
@@ -90,7 +123,7 @@ func (p *pod) reportVolume(ctx context.Context, name, silent string) status.Volu
 		if r.Pod != "" {
 			r.Pod = title(p.namespace, r.Pod)
 		}
-		if silent != "" && r.Pod == p.title {
+		if silent != "" && r.Pod == p.title && r.State != status.Lost {
 			r.State = status.Offline
 		}
 		replicas = append(replicas, r)
@@ -122,16 +155,23 @@ func (p *pod) expected(ctx context.Context, name string) (v status.Volume, opene
 		v.Epoch, opened = object.Epoch, true
 	}
 	for _, m := range object.Members {
-		r := status.Replica{ID: m.Replica, Node: m.Node, Role: m.Role, State: status.Offline}
-		if m.Node == p.node {
+		r := status.Replica{ID: m.Replica, Node: m.Node, Role: m.Role, State: status.Offline, Pod: m.Pod}
+		if m.Pod == "" && m.Node == p.wanted().node {
 			r.Pod = p.name
+		}
+		if m.Lost {
+			r.State = status.Lost
 		}
 		v.Replicas = append(v.Replicas, r)
 	}
-	for n := len(v.Replicas); n < max(spec.Replicas, 1); n++ {
+	copies := max(spec.Replicas, 1)
+	if err == nil {
+		copies = object.Copies()
+	}
+	for n := len(v.Replicas); n < copies; n++ {
 		r := status.Replica{Role: status.Voter, State: status.Offline}
 		if n == 0 {
-			r.Pod, r.Node = p.name, p.node
+			r.Pod, r.Node = p.name, p.wanted().node
 		}
 		v.Replicas = append(v.Replicas, r)
 	}
@@ -190,6 +230,40 @@ func WriteTable(w io.Writer, r status.Report) error {
 		for _, v := range p.Volumes {
 			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Name, p.Node, pid, v.Volume, v.State,
 				humanSize(v.Used), humanSize(v.Size), copies(v.Replicas), v.Mount)
+		}
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	return writeReplicas(w, r)
+}
+
+// writeReplicas writes a line for each replica of volumes with several, if there are any.
+func writeReplicas(w io.Writer, r status.Report) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	leader := map[string]bool{}
+	for _, p := range r.Pods {
+		for _, h := range p.Hosted {
+			leader[h.Leader] = true
+		}
+	}
+	head := "\nVOLUME\tREPLICA\tNODE\tSERVED BY\tROLE\tSTATE\tINDEX\tTO COME\n"
+	for _, p := range r.Pods {
+		for _, v := range p.Volumes {
+			if len(v.Replicas) < 2 {
+				continue
+			}
+			for _, c := range v.Replicas {
+				role, missing := c.Role, "-"
+				if leader[c.ID] {
+					role += " (leads)"
+				}
+				if c.Missing > 0 {
+					missing = humanSize(c.Missing)
+				}
+				fmt.Fprintf(t, "%s%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", head, v.Volume, cmp.Or(c.ID, "-"), cmp.Or(c.Node, "-"), cmp.Or(c.Pod, "-"), role, c.State, c.MatchIndex, missing)
+				head = ""
+			}
 		}
 	}
 	return t.Flush()

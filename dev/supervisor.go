@@ -22,10 +22,19 @@ type supervisor struct {
 	lock     *os.File
 	spawner  *process.Spawner
 	console  *process.Console
-	groups   [][]*pod      // by workload
-	ordered  []bool        // of groups
-	exe      string        // this binary's path
-	stopping chan struct{} // closed when Run begins to stop
+	groups   [][]*pod        // by workload
+	ordered  []bool          // of groups
+	exe      string          // this binary's path
+	stopping chan struct{}   // closed when Run begins to stop
+	ctx      context.Context // of Run
+	issuer   *issuer
+	keepers  *keepers
+	attend   chan struct{} // tend looks now
+	failing  sync.Mutex    // held while a node fails or comes back, until its pods serve; above pod.life
+	changing sync.Mutex    // held while the nodes change, and while tend looks: no keeper is started on a node that is just failing; below pod.life
+
+	mu     sync.Mutex
+	placed *placement
 }
 
 // Run runs the workloads until ctx is done, and returns nil if everything was stopped cleanly. It returns early when something
@@ -42,9 +51,11 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
 	var work sync.WaitGroup
+	s.ctx = ctx
 	if err := s.serveControl(ctx, &work); err != nil {
 		return err
 	}
+	work.Go(func() { s.tend(ctx) })
 	var failure error
 	work.Go(func() {
 		if err := s.bringUp(ctx); err != nil && ctx.Err() == nil {
@@ -57,6 +68,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	close(s.stopping)
 	s.removeReadyFile()
 	stopErr := s.stopAll()
+	s.keepers.close()
 	work.Wait()
 	return errors.Join(failure, stopErr)
 }
@@ -67,7 +79,8 @@ func open(ctx context.Context, cfg Config) (*supervisor, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &supervisor{cfg: cfg, layout: l, lock: lock, stopping: make(chan struct{})}
+	s := &supervisor{cfg: cfg, layout: l, lock: lock, stopping: make(chan struct{}), attend: make(chan struct{}, 1)}
+	s.keepers = newKeepers(s)
 	s.exe, _ = os.Executable()
 	if err := s.checkReadyFile(); err != nil {
 		lock.Close()
@@ -78,7 +91,7 @@ func open(ctx context.Context, cfg Config) (*supervisor, error) {
 	}
 	if err = l.prepare(); err != nil {
 		err = unusable(cfg.Dir, err)
-	} else {
+	} else if s.issuer, err = newIssuer(l); err == nil {
 		err = s.place(ctx)
 	}
 	if err != nil {
@@ -107,6 +120,7 @@ func (s *supervisor) place(ctx context.Context) error {
 	if err := placed.save(s.layout.placement()); err != nil {
 		return unusable(s.cfg.Dir, err)
 	}
+	s.placed = placed
 	s.spawner, s.console = process.NewSpawner(), process.NewConsole(s.cfg.Console)
 	for _, g := range groups {
 		var pods []*pod
@@ -115,7 +129,7 @@ func (s *supervisor) place(ctx context.Context) error {
 		}
 		s.groups, s.ordered = append(s.groups, pods), append(s.ordered, g.ordered)
 	}
-	return nil
+	return s.forgetOwners(ctx)
 }
 
 func (s *supervisor) close() error {
@@ -183,7 +197,7 @@ func (s *supervisor) bringUpGroup(ctx context.Context, n int) error {
 			if err := p.waitReady(ctx); err != nil {
 				return err
 			}
-			p.log.Info("ready", "node", p.node)
+			p.log.Info("ready", "node", p.wanted().node)
 		}
 	}
 	for _, p := range s.groups[n] {
@@ -253,6 +267,10 @@ func each(instances []*instance, do func(*instance)) {
 
 // restart restarts the pod of that title.
 func (s *supervisor) restart(ctx context.Context, title string) error {
+	if k := s.keepers.find(title); k != nil {
+		_, err := k.renew(ctx, "")
+		return err
+	}
 	p, err := s.pod(title)
 	if err != nil {
 		return err

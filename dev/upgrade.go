@@ -34,13 +34,17 @@ const manyDeaths = 3
 
 // upgrade lets the binary at path serve the pod of that title.
 func (s *supervisor) upgrade(ctx context.Context, title, path string) (pause time.Duration, err error) {
+	k := s.keepers.find(title)
 	p, err := s.pod(title)
-	if err != nil {
+	if err != nil && k == nil {
 		return 0, err
 	}
 	staged, err := s.stage(ctx, cmp.Or(path, s.exe))
 	if err != nil {
 		return 0, fmt.Errorf("pod %s is as it was: %w", title, err)
+	}
+	if k != nil {
+		return k.renew(ctx, staged)
 	}
 	return p.upgrade(ctx, staged)
 }

@@ -94,6 +94,7 @@ func (v *volume) openHosted(ctx context.Context) error {
 	if v.hosted, err = v.s.host.joinOwn(ctx, v.object.Name, v.keys.ID()); err != nil {
 		return err
 	}
+	v.keys = v.hosted.keys
 	group, ok := v.hosted.open().(volumeLog)
 	if !ok {
 		return fmt.Errorf("replica %s cannot be written by an owner", v.hosted.id)

@@ -39,16 +39,16 @@ type host struct {
 	work sync.WaitGroup
 	kick chan struct{} // look now
 
-	mu        sync.Mutex
-	net       network                              // nil until the first replica is here
-	all       []v1alpha1.Volume                    // as listed last, those of one copy among them
-	objects   map[string]v1alpha1.Volume           // those of several copies
-	groups    map[diskdir.ID]string                // name of the volume by its group
-	addresses map[string]map[diskdir.ID]string     // of a volume's members
-	traces    map[string]*telemetry.VolumeRecorder // of the pod's own volumes, once their owner is there
-	hosted    map[diskdir.ID]*hosted
-	said      map[string]string // what was logged last about a volume, so that it is said once
-	polled    bool
+	mu      sync.Mutex
+	net     network                                   // nil until the first replica is here
+	all     []v1alpha1.Volume                         // as listed last, those of one copy among them
+	objects map[string]v1alpha1.Volume                // those of several copies
+	groups  map[diskdir.ID]string                     // name of the volume by its group
+	byID    map[string]map[diskdir.ID]v1alpha1.Member // a volume's members
+	traces  map[string]*telemetry.VolumeRecorder      // of the pod's own volumes, once their owner is there
+	hosted  map[diskdir.ID]*hosted
+	said    map[string]string // what was logged last about a volume, so that it is said once
+	polled  bool
 }
 
 // objects are the Volume objects of the tenant.
@@ -68,7 +68,7 @@ const pollEvery = 200 * time.Millisecond
 
 func newHost(cfg *Config, auth objects, d *disks, open opener) *host {
 	return &host{cfg: cfg, auth: auth, disks: d, open: open, kick: make(chan struct{}, 1), objects: map[string]v1alpha1.Volume{},
-		groups: map[diskdir.ID]string{}, addresses: map[string]map[diskdir.ID]string{}, traces: map[string]*telemetry.VolumeRecorder{}, hosted: map[diskdir.ID]*hosted{}, said: map[string]string{}}
+		groups: map[diskdir.ID]string{}, byID: map[string]map[diskdir.ID]v1alpha1.Member{}, traces: map[string]*telemetry.VolumeRecorder{}, hosted: map[diskdir.ID]*hosted{}, said: map[string]string{}}
 }
 
 // start begins to look; close ends it.
@@ -161,13 +161,13 @@ func (h *host) learnLocked(o v1alpha1.Volume) {
 	if id, err := diskdir.ParseID(o.Group); err == nil {
 		h.groups[id] = o.Name
 	}
-	at := map[diskdir.ID]string{}
+	members := map[diskdir.ID]v1alpha1.Member{}
 	for _, m := range o.Members {
-		if id, err := diskdir.ParseID(m.Replica); err == nil && !m.Lost {
-			at[id] = m.Address
+		if id, err := diskdir.ParseID(m.Replica); err == nil {
+			members[id] = m
 		}
 	}
-	h.addresses[o.Name] = at
+	h.byID[o.Name] = members
 }
 
 // concerns tells whether the object says anything about this node.

@@ -24,6 +24,7 @@ type hosted struct {
 
 	mu     sync.Mutex
 	group  hostedGroup // set when it is open
+	keys   *seal.Keys  // that the group learns salts for: its owner must use the same
 	err    error       // why it is not
 	failed time.Time
 }
@@ -117,19 +118,19 @@ func (h *host) begin(o *v1alpha1.Volume, id diskdir.ID, disk string, net network
 	what := opening{object: o.Clone(), disk: h.disks.served(disk), net: net}
 	h.work.Go(func() {
 		defer close(r.done)
-		group, err := h.openReplica(r, what)
+		var group hostedGroup
+		keys, err := h.keys(&what.object)
+		if what.keys = keys; err == nil {
+			group, err = h.openReplica(r, what)
+		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.group, r.err, r.failed = group, err, time.Now()
+		r.group, r.keys, r.err, r.failed = group, keys, err, time.Now()
 	})
 	return r
 }
 
-func (h *host) openReplica(r *hosted, what opening) (hostedGroup, error) {
-	var err error
-	if what.keys, err = h.keys(&what.object); err != nil {
-		return nil, err
-	}
+func (h *host) openReplica(r *hosted, what opening) (_ hostedGroup, err error) {
 	if what.replica, err = what.disk.dir.OpenReplica(r.id); err != nil {
 		return nil, fmt.Errorf("%w; an empty disk never takes its place", err)
 	}

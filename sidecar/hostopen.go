@@ -133,7 +133,10 @@ func bulk(context.Context, *peerGroup, transport.Request, io.Writer) error {
 func (h *host) address(volume string, replica uint64) string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.addresses[volume][diskdir.ID(replica)]
+	if m := h.byID[volume][diskdir.ID(replica)]; !m.Lost {
+		return m.Address
+	}
+	return ""
 }
 
 // traceOf is where a volume's spans go: those of the pod's own volumes, and nowhere for others'.

@@ -66,19 +66,18 @@ func (h *host) allowed(p peer, group, from, to diskdir.ID) error {
 	if !ok {
 		return fmt.Errorf("group %s is of no volume of tenant %s", group, h.cfg.Namespace)
 	}
-	o := h.objects[name]
 	if !slices.Contains(p.volumes, name) {
 		return fmt.Errorf("the certificate of %s/%s does not name volume %s", p.tenant, p.pod, name)
 	}
-	switch m := o.Member(from.String()); {
-	case m == nil:
+	switch m, known := h.byID[name][from]; {
+	case !known:
 		return fmt.Errorf("replica %s is not a member of volume %s", from, name)
 	case m.Lost:
 		return fmt.Errorf("replica %s of volume %s was given up as lost", from, name)
 	case m.Pod != p.pod:
 		return fmt.Errorf("replica %s of volume %s is served by %q, not by %q", from, name, m.Pod, p.pod)
 	}
-	if o.Member(to.String()) == nil {
+	if _, known := h.byID[name][to]; !known {
 		return fmt.Errorf("replica %s is not a member of volume %s", to, name)
 	}
 	return nil

@@ -49,12 +49,12 @@ stops; the next start on the same DIR finds the data again. Root is needed.`,
 	f.StringArrayVarP(&files, "file", "f", nil, "manifest `FILE`, - for stdin; may be repeated (default: an example StatefulSet)")
 	f.StringVar(&cfg.Dir, "dir", defaultDir, "keep data, sockets, logs and mounts in `DIR`; made if missing")
 	f.StringVar(&cfg.ReadyFile, "ready-file", "", "write `PATH` when all volumes are mounted")
-	f.IntVar(&cfg.Nodes, "nodes", 0, "number `N` of simulated nodes (default: one per pod)")
+	f.IntVar(&cfg.Nodes, "nodes", 0, "number `N` of simulated nodes (default: one per pod, and as many as a volume has copies)")
 	f.StringVar(&cfg.OTLP, "otlp-endpoint", "", "send traces to `URL`: http://HOST:4318, grpc://HOST:4317 or file:PATH (default: DIR/traces/<pod>.jsonl)")
 	f.DurationVar(&cfg.HangBudget, "hang-budget", 30*time.Second, "abort a volume that no sidecar has served for `DURATION`, so that programs get errors instead of waiting; 0: never")
 	f.StringArrayVar(&cfg.SidecarArgs, "sidecar-arg", nil, "one more argument for every sidecar")
 	_ = f.MarkHidden("sidecar-arg") // for tests; it fails only for a flag that is not there
-	cmd.AddCommand(restartPodCommand(), upgradeCommand())
+	cmd.AddCommand(restartPodCommand(), upgradeCommand(), failNodeCommand(), returnNodeCommand(), acceptLossCommand())
 	return cmd
 }
 
