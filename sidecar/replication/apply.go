@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/remora-storage/remora/cachefs/record"
 	"github.com/remora-storage/remora/cachefs/store"
@@ -71,19 +72,26 @@ func (g *Group) dequeue() []item {
 func (g *Group) apply() {
 	for {
 		g.mu.Lock()
-		for !g.applicable() && g.failed == nil && !g.closing && !g.pressed {
+		for (g.hollow.Load() || !g.applicable() && !g.pressed) && g.failed == nil && !g.closing {
 			g.work.Wait()
 		}
-		items := g.dequeue()
+		var items []item
+		if !g.hollow.Load() {
+			items = g.dequeue()
+		}
 		stop := g.failed != nil || len(items) == 0 && g.closing
 		onApplied := g.onApplied
 		g.mu.Unlock()
 		if stop {
 			return
 		}
-		err := g.applyBatch(items, onApplied)
-		if len(items) == 0 {
+		var err error
+		if len(items) > 0 {
+			err = g.applyBatch(items, onApplied)
+		}
+		if len(items) == 0 && g.useStore() {
 			err = g.Checkpoint()
+			g.applying.Unlock()
 		}
 		if err != nil {
 			g.fail(err)
@@ -94,6 +102,13 @@ func (g *Group) apply() {
 
 // applyBatch gives a batch to the store.
 func (g *Group) applyBatch(items []item, onApplied func([]*record.Record)) error {
+	if !g.useStore() {
+		return nil
+	}
+	defer g.applying.Unlock()
+	if g.peers != nil { // the state of a peer may have come while they were on their way here
+		items = slices.DeleteFunc(items, func(it item) bool { return it.index <= g.installed })
+	}
 	if len(items) == 0 {
 		return nil
 	}
@@ -107,6 +122,25 @@ func (g *Group) applyBatch(items []item, onApplied func([]*record.Record)) error
 	g.afterApply(items, onApplied)
 	clear(items) // likewise
 	return g.maybeCheckpoint()
+}
+
+// useStore takes g.applying when the store is there and stays; false if the group ends.
+func (g *Group) useStore() bool {
+	for {
+		g.applying.Lock()
+		g.mu.Lock()
+		if !g.hollow.Load() {
+			g.mu.Unlock()
+			return true
+		}
+		g.applying.Unlock()
+		if g.failed != nil || g.closing {
+			g.mu.Unlock()
+			return false
+		}
+		g.changed.Wait()
+		g.mu.Unlock()
+	}
 }
 
 func (g *Group) afterApply(items []item, onApplied func([]*record.Record)) {
@@ -250,7 +284,12 @@ func (g *Group) keep() journal.LSN {
 
 // Close applies what is accepted, makes a checkpoint, and closes the store. Where the disk is full it leaves that to the next start.
 func (g *Group) Close(ctx context.Context) error {
-	defer context.AfterFunc(ctx, g.store.Release)()
+	release := func() {
+		if s := g.Store(); s != nil {
+			s.Release()
+		}
+	}
+	defer context.AfterFunc(ctx, release)()
 	var err error
 	if g.peers == nil {
 		err = g.settle(ctx)
@@ -258,7 +297,7 @@ func (g *Group) Close(ctx context.Context) error {
 		g.leave(ctx)
 	}
 	if err != nil {
-		g.store.Release()
+		release()
 	}
 	g.mu.Lock()
 	g.closing = true
@@ -267,14 +306,15 @@ func (g *Group) Close(ctx context.Context) error {
 	g.mu.Unlock()
 	if g.peers != nil {
 		g.peers.stop()
+		g.unused()
 	}
 	g.applier.Wait()
 	g.lag.Stop()
-	if err == nil {
+	if err == nil && !g.hollow.Load() {
 		err = g.Checkpoint()
 	}
 	g.disk.forget(g)
-	return errors.Join(err, g.store.Close(), g.cfg.Replica.Close())
+	return errors.Join(err, g.closeStore(), g.cfg.Replica.Close())
 }
 
 func (d *Disk) forget(g *Group) {

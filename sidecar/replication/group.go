@@ -76,6 +76,8 @@ type Group struct {
 
 	peers     *peers       // nil: a group of one
 	installed record.Index // what a peer's state has brought: entries up to here are in the store
+	hollow    atomic.Bool  // the store is being replaced: nothing is applied
+	applying  sync.Mutex   // held while the store is in use by the apply loop, or being replaced; above mu
 }
 
 // OpenGroup opens the replica's store and applies the log to its end. It returns when the store is as new as the log and the
@@ -85,8 +87,9 @@ func (d *Disk) OpenGroup(cfg GroupConfig) (*Group, error) {
 	g.changed, g.work = sync.NewCond(&g.mu), sync.NewCond(&g.mu)
 	g.lag = time.AfterFunc(time.Hour, g.applyDue)
 	var err error
-	g.store, err = store.Open(store.Config{FS: d.cfg.FS, Dir: cfg.Replica.Path(), Checkpoint: cfg.Replica.Checkpoint(), Keys: cfg.Keys, Rand: d.cfg.Rand,
-		MemTableBytes: d.cfg.MemTableBytes, OnFull: g.changed.Broadcast, Logger: cfg.Logger})
+	if g.hollow.Store(cfg.Replica.GroupState().Installing); !g.hollow.Load() {
+		g.store, err = store.Open(g.storeConfig())
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -96,13 +99,15 @@ func (d *Disk) OpenGroup(cfg GroupConfig) (*Group, error) {
 	}
 	if err := replay(); err != nil {
 		d.forget(g)
-		return nil, errors.Join(err, g.store.Close())
+		return nil, errors.Join(err, g.closeStore())
 	}
 	if !d.cfg.Manual {
 		g.applier.Go(g.apply)
 	}
 	if g.peers != nil && cfg.Peers.Tick >= 0 {
 		g.applier.Go(g.run)
+		g.applier.Go(g.catcher)
+		g.applier.Go(g.filler)
 	}
 	return g, nil
 }
@@ -173,8 +178,33 @@ func (g *Group) key() replicaKey {
 	return replicaKey{info.Group, info.Replica}
 }
 
-// Store is the replica's state.
-func (g *Group) Store() *store.Store { return g.store }
+func (g *Group) storeConfig() store.Config {
+	return store.Config{FS: g.disk.cfg.FS, Dir: g.cfg.Replica.Path(), Checkpoint: g.cfg.Replica.Checkpoint(), Keys: g.cfg.Keys, Rand: g.disk.cfg.Rand,
+		MemTableBytes: g.disk.cfg.MemTableBytes, OnFull: g.changed.Broadcast, Logger: g.cfg.Logger}
+}
+
+// Store is the replica's state; nil while it is being replaced.
+func (g *Group) Store() *store.Store {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.store
+}
+
+func (g *Group) setStore(s *store.Store) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.store = s
+}
+
+// stalled tells whether changes wait for space on the disk. g.mu is held.
+func (g *Group) stalled() bool { return g.store != nil && g.store.Stalled() }
+
+func (g *Group) closeStore() error {
+	if s := g.Store(); s != nil {
+		return s.Close()
+	}
+	return nil
+}
 
 // Acceptance is the acceptance state of what is committed.
 func (g *Group) Acceptance() record.Acceptance {
@@ -183,8 +213,8 @@ func (g *Group) Acceptance() record.Acceptance {
 	return g.core.acceptance
 }
 
-// Recover proposes the payloads that an earlier owner process left without a binding, unchanged and under their names, and returns
-// how many there were when they are applied.
+// Recover proposes the payloads that an earlier owner process left unaccepted, unchanged and under their names, and returns how many there
+// were when they are applied, or known to be lost (LostAnswers).
 func (g *Group) Recover(ctx context.Context) (int, error) {
 	g.mu.Lock()
 	items := g.recovered
@@ -193,7 +223,25 @@ func (g *Group) Recover(ctx context.Context) (int, error) {
 		g.appendItem(it)
 	}
 	g.mu.Unlock()
-	return len(items), g.settle(ctx)
+	err := g.settle(ctx)
+	if errors.Is(err, ErrFenced) { // an owner elsewhere has opened an epoch since: what is here never counts, and we may open the next
+		g.mu.Lock()
+		g.peers.fenced = nil
+		g.mu.Unlock()
+		err = nil
+	}
+	return len(items), err
+}
+
+// LostAnswers is how many records were answered here and can never be accepted, because another owner had taken over before they were. Their
+// programs hold answers that are not true any more: the session must end.
+func (g *Group) LostAnswers() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.peers == nil {
+		return 0
+	}
+	return g.peers.lost
 }
 
 // BeginEpoch appends the Owner record that opens an epoch and returns when it is applied.
@@ -240,7 +288,7 @@ func (g *Group) settle(ctx context.Context) error {
 	defer g.mu.Unlock()
 	defer g.hurry()()
 	for g.stopped() == nil && ctx.Err() == nil && !g.settled() {
-		if g.store.Stalled() {
+		if g.stalled() {
 			return fmt.Errorf("apply the log: %w", syscall.ENOSPC)
 		}
 		g.changed.Wait()
@@ -272,7 +320,7 @@ func (g *Group) Admit() error {
 	g.ease()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for g.stopped() == nil && !g.closing && !g.store.Stalled() && (g.unaccepted > g.disk.cfg.MaxUnaccepted || g.unapplied > g.disk.cfg.MaxUnapplied || g.stuck()) {
+	for g.stopped() == nil && !g.closing && !g.stalled() && (g.unaccepted > g.disk.cfg.MaxUnaccepted || g.unapplied > g.disk.cfg.MaxUnapplied || g.stuck()) {
 		g.disk.poke(true)
 		done := g.hurry()
 		g.changed.Wait()

@@ -42,22 +42,33 @@ type LogEntry struct {
 
 // Log is what a journal has of a replica above its checkpoint.
 type Log struct {
-	Bound   []LogEntry // the log: what recovery applies
+	Bound   []LogEntry // the log as far as it is committed: what recovery applies. Raft's own entries have no record
+	Open    []LogEntry // the log behind it: a group of several may still decide otherwise
 	Unbound []LogEntry // what an owner had answered: the next one proposes it again
 	Last    record.Index
 	Hard    journal.HardState
 }
 
-// Of returns the log of a replica as recovery reads it. Errors wrap store.ErrDamaged.
-func (l *Logs) Of(group, replica diskdir.ID, from store.Checkpoint, keys *seal.Keys) (Log, error) {
+// Of returns the log of a replica as recovery reads it; several tells that its group has or had several members, of which the metadata knows
+// that everything up to applied is committed. Errors wrap store.ErrDamaged.
+func (l *Logs) Of(group, replica diskdir.ID, from store.Checkpoint, several bool, applied record.Index, keys *seal.Keys) (Log, error) {
 	h := l.found[replicaKey{group, replica}]
 	if h == nil {
 		return Log{Last: from.Index}, nil
 	}
-	bound, unbound, err := h.log(from, h.last, keys)
+	commit := h.last
+	if several {
+		commit = max(from.Index, applied, record.Index(h.hard.Commit))
+	}
+	bound, unbound, err := h.log(from, commit, keys)
 	log := Log{Last: max(from.Index, h.last), Hard: h.hard}
 	for _, it := range bound {
-		log.Bound = append(log.Bound, LogEntry{store.Entry{Index: it.index, Record: it.rec, Placed: it.placed}, it.payload})
+		e := LogEntry{store.Entry{Index: it.index, Record: it.rec, Placed: it.placed}, it.payload}
+		if it.index <= commit {
+			log.Bound = append(log.Bound, e)
+		} else {
+			log.Open = append(log.Open, e)
+		}
 	}
 	for _, it := range unbound {
 		log.Unbound = append(log.Unbound, LogEntry{store.Entry{Record: it.rec, Placed: it.placed}, it.payload})

@@ -10,6 +10,7 @@ import (
 	pb "go.etcd.io/raft/v3/raftpb"
 
 	"github.com/remora-storage/remora/cachefs/record"
+	"github.com/remora-storage/remora/cachefs/store"
 	"github.com/remora-storage/remora/sidecar/replication/consensus"
 	"github.com/remora-storage/remora/sidecar/replication/journal"
 	"github.com/remora-storage/remora/telemetry"
@@ -22,12 +23,20 @@ var ErrFenced = errors.New("another owner has taken over the volume")
 type PeersConfig struct {
 	// Founders are the voters of a volume that is being made: a replica with an empty log starts with them. Nil: it is caught up by a leader.
 	Founders []uint64
+	// Members are who the Volume object names, now; Copies how many voters it wants. Nil: nobody changes the members.
+	Members func() []Member
+	Copies  func() int
 	// Send hands a message to the transport. It never blocks, and may lose it. The parts are not changed any more.
 	Send func(to uint64, kind uint8, parts ...[]byte)
 	// Fetch opens the answer of a peer to a bulk request (Group.Bulk).
 	Fetch func(ctx context.Context, from uint64, request []byte) (io.ReadCloser, error)
-	// Changed is told that the members or the leader may have changed. It must not call the group.
-	Changed func()
+	// Changed is told who the members are, when they or the leader have changed, in a goroutine of its own. Of two calls the one with the
+	// higher index is right.
+	Changed func(index uint64, voters, learners []uint64, leads bool)
+	// Force makes this replica the only member, whatever its log says: a majority was lost, and somebody has accepted the loss of data.
+	Force bool
+	// FillRate bounds the bytes a second at which absent content is filled in the background; 0 means 200 MiB.
+	FillRate int64
 	// Tick is the distance of two ticks (consensus.ElectionTicks); 0 means 50 ms, less than 0 that the caller ticks.
 	Tick time.Duration
 }
@@ -40,18 +49,23 @@ const patience = 20
 
 // peers is what a group of several has beside one of one. Guarded by Group.mu.
 type peers struct {
-	cfg     PeersConfig
-	core    *consensus.Core
-	table   map[record.Name]*item  // the records of the log in memory, and of the owner's stream
-	bytes   int64                  // of them
-	backlog []consensus.Write      // not in the journal yet: it has no space
-	pending []pending              // in the journal, not synced
-	at      map[uint64]journal.LSN // from where on the journal is needed for an index that is not applied
-	fenced  error
-	lost    int // answered records that were discarded
-	install chan *pb.Message
-	stop    context.CancelFunc
-	ctx     context.Context
+	cfg      PeersConfig
+	core     *consensus.Core
+	table    map[record.Name]*item  // the records of the log in memory, and of the owner's stream
+	bytes    int64                  // of them
+	backlog  []consensus.Write      // not in the journal yet: it has no space
+	pending  []pending              // in the journal, not synced
+	at       map[uint64]journal.LSN // from where on the journal is needed for an index that is not applied
+	fenced   error
+	lost     int // answered records that were discarded
+	install  chan *pb.Message
+	changing uint64 // index of the change of members that was proposed last
+	ticks    int
+	users    int                        // of the store, so far
+	using    map[int]context.CancelFunc // those who do now
+	progress store.Progress
+	stop     context.CancelFunc
+	ctx      context.Context
 }
 
 type pending struct {
@@ -111,6 +125,9 @@ func (g *Group) tick() {
 	}
 	g.peers.core.Tick()
 	g.process()
+	if g.peers.ticks++; g.peers.ticks%reviewTicks == 0 {
+		g.review()
+	}
 	if len(g.peers.pending) > 0 {
 		g.disk.poke(true)
 	}
@@ -151,15 +168,28 @@ func (g *Group) process() {
 		g.takeCommitted(out.Committed)
 		again = g.writeBacklog()
 	}
-	if l, _ := p.core.Leader(); (l != leader || p.core.Members() != members) && p.cfg.Changed != nil {
-		p.cfg.Changed()
+	if l, _ := p.core.Leader(); l != leader || p.core.Members() != members {
+		g.announce()
 	}
 	if p.fenced == nil && p.core.Fenced() {
-		p.fenced = ErrFenced
-		p.lost = p.core.Drop()
-		g.cfg.Logger.Error("another owner has taken over: what was answered here and not accepted is lost", "records", p.lost)
+		g.fence()
 	}
 	g.changed.Broadcast()
+}
+
+// fence ends our ownership: another owner's epoch was accepted. g.mu is held.
+func (g *Group) fence() {
+	p := g.peers
+	p.fenced = ErrFenced
+	p.lost += p.core.Drop()
+	for _, it := range p.table {
+		if it.own {
+			it.own = false
+			g.unaccepted -= it.size()
+			g.unapplied -= it.size()
+		}
+	}
+	g.cfg.Logger.Error("another owner has taken over: what was answered here and not accepted is lost", "records", p.lost)
 }
 
 // writeBacklog puts writes into the journal, in order, and tells whether that gave the core something to do. g.mu is held.

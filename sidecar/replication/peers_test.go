@@ -5,7 +5,9 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -31,6 +33,10 @@ type trio struct {
 	mu    sync.Mutex
 	nodes map[uint64]*node
 	cut   map[[2]uint64]bool // from, to
+
+	object []replication.Member // what the Volume object says
+	at     uint64
+	filled map[uint64]bool
 }
 
 // node is a replica of a trio.
@@ -47,8 +53,11 @@ type node struct {
 }
 
 func newTrio(t *testing.T, founders ...uint64) *trio {
-	c := &trio{t: t, key: make([]byte, seal.KeySize), nodes: map[uint64]*node{}, cut: map[[2]uint64]bool{}}
+	c := &trio{t: t, key: make([]byte, seal.KeySize), nodes: map[uint64]*node{}, cut: map[[2]uint64]bool{}, filled: map[uint64]bool{}}
 	_, _ = rand.Read(c.key)
+	for _, id := range founders {
+		c.object = append(c.object, replication.Member{ID: id, Role: replication.Voter})
+	}
 	for _, id := range founders {
 		c.add(id, founders)
 	}
@@ -88,7 +97,7 @@ func (n *node) start(founders []uint64) {
 	require.NoError(t, err)
 	inbox := make(chan func(*replication.Group), 4096)
 	g, err := n.disk.OpenGroup(replication.GroupConfig{Replica: r, Keys: n.keys, Logger: log, Peers: &replication.PeersConfig{
-		Founders: founders, Tick: 10 * time.Millisecond, Send: n.send}})
+		Founders: founders, Tick: 10 * time.Millisecond, Send: n.send, Fetch: n.fetch, Members: n.trio.members, Copies: func() int { return 3 }, Changed: n.trio.changed}})
 	require.NoError(t, err)
 	n.trio.mu.Lock()
 	n.group, n.inbox = g, inbox
@@ -144,6 +153,64 @@ func (n *node) send(to uint64, kind uint8, parts ...[]byte) {
 	}
 }
 
+// fetch answers bulk requests.
+func (n *node) fetch(ctx context.Context, from uint64, request []byte) (io.ReadCloser, error) {
+	c := n.trio
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	peer := c.nodes[from]
+	if peer == nil || peer.group == nil || c.cut[[2]uint64{n.id, from}] {
+		return nil, fmt.Errorf("%d does not answer", from)
+	}
+	g := peer.group
+	r, w := io.Pipe()
+	go func() { _ = w.CloseWithError(g.Bulk(ctx, request, w)) }()
+	return r, nil
+}
+
+// members is what the Volume object would say.
+func (c *trio) members() []replication.Member {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all := slices.Clone(c.object)
+	for i := range all {
+		if n := c.nodes[all[i].ID]; n != nil && n.group != nil && all[i].Role == replication.Learner {
+			all[i].Filled = c.filled[all[i].ID]
+		}
+	}
+	return all
+}
+
+// changed makes the object what the group is.
+func (c *trio) changed(index uint64, voters, learners []uint64, leads bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !leads || index < c.at {
+		return
+	}
+	c.at = index
+	c.object = slices.DeleteFunc(c.object, func(m replication.Member) bool {
+		return m.Role == replication.Leaving && !slices.Contains(voters, m.ID)
+	})
+	for i := range c.object {
+		if m := &c.object[i]; m.Role == replication.Learner && slices.Contains(voters, m.ID) {
+			m.Role = replication.Voter
+		}
+	}
+}
+
+// replace has a voter leave for a new replica.
+func (c *trio) replace(old, by uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range c.object {
+		if c.object[i].ID == old {
+			c.object[i].Role = replication.Leaving
+		}
+	}
+	c.object = append(c.object, replication.Member{ID: by, Role: replication.Learner})
+}
+
 // own opens an epoch and the file system at a node.
 func (n *node) own(format bool) {
 	t := n.trio.t
@@ -157,7 +224,7 @@ func (n *node) own(format bool) {
 	defer cancel()
 	require.NoError(t, n.group.BeginEpoch(ctx, &record.Record{Header: record.Header{Kind: record.Owner, Name: name},
 		Muts: []record.Mutation{{Key: meta.SaltKey(uint32(name.Incarnation)), Value: salt}}}))
-	n.fs1, err = cachefs.Open(ctx, cachefs.Config{Log: n.group, State: n.group.Store(), Keys: n.keys, Epoch: name.Epoch, Incarnation: name.Incarnation,
+	n.fs1, err = cachefs.Open(ctx, cachefs.Config{Log: n.group, State: n.group.Store(), Source: n.group, Keys: n.keys, Epoch: name.Epoch, Incarnation: name.Incarnation,
 		Session: uint64(n.trio.epoch), NewSession: true, Size: 1 << 30, Now: time.Now, Logger: slog.New(slog.DiscardHandler)}, format)
 	require.NoError(t, err)
 }
@@ -257,4 +324,46 @@ func TestThreeReplicas(t *testing.T) {
 	o.file("after", 10_000)
 	n.start(nil)
 	c.agree()
+}
+
+// TestMovedOwner: the owner's node is lost with its disk. A new, empty replica elsewhere owns the volume at once, as a learner; it is
+// filled, becomes a voter in the place of the lost one, and has everything then.
+func TestMovedOwner(t *testing.T) {
+	c := newTrio(t, 1, 2, 3)
+	n := c.nodes[1]
+	n.own(true)
+	for i := range 20 {
+		n.file(fmt.Sprintf("small-%d", i), 100*i)
+	}
+	n.file("large", 9<<20)
+	c.lose(1)
+	c.replace(1, 4)
+	o := c.add(4, nil)
+	o.own(false)
+	o.check("small-7", 700)
+	o.check("large", 9<<20)
+	o.file("after", 3<<20)
+	require.Eventually(t, func() bool {
+		c.mu.Lock()
+		c.filled[4] = o.group.Filled()
+		c.mu.Unlock()
+		s := o.group.Status().Group
+		return slices.Contains(s.Voters, 4) && !slices.Contains(s.Voters, 1)
+	}, time.Minute, 10*time.Millisecond, "%+v", o.group.Status().Group)
+	c.agree()
+	c.lose(2) // what 4 has is a copy like any other
+	o.file("later", 1<<20)
+	c.lose(3)
+	o.check("large", 9<<20)
+	o.check("after", 3<<20)
+	o.check("later", 1<<20)
+}
+
+// lose ends a node for good.
+func (c *trio) lose(id uint64) {
+	n := c.nodes[id]
+	n.stop()
+	c.mu.Lock()
+	delete(c.nodes, id)
+	c.mu.Unlock()
 }

@@ -83,6 +83,9 @@ func (g *Group) note(r *record.Record, placed []store.Placement, end journal.LSN
 
 // place puts large new content into the arena.
 func (g *Group) place(r *record.Record) (placed []store.Placement, frames []journal.Placement, err error) {
+	if g.hollow.Load() {
+		return nil, nil, nil
+	}
 	for i := range r.Ops {
 		o := &r.Ops[i]
 		if most := g.disk.cfg.PlaceBytes; !o.Fresh || most < 0 || int64(len(o.Data)) < most {

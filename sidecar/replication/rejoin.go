@@ -34,10 +34,13 @@ func (g *Group) replayPeers() error {
 	if err != nil {
 		return err
 	}
-	if err := g.store.Adopt(entries(append(slices.Clone(log), stream...))); err != nil {
+	if !g.hollow.Load() {
+		err = g.store.Adopt(entries(append(slices.Clone(log), stream...)))
+	}
+	if err != nil {
 		return fmt.Errorf("replay: %w", err)
 	}
-	p := &peers{cfg: *g.cfg.Peers, table: map[record.Name]*item{}, at: map[uint64]journal.LSN{}, install: make(chan *pb.Message, 1)}
+	p := &peers{cfg: *g.cfg.Peers, table: map[record.Name]*item{}, at: map[uint64]journal.LSN{}, install: make(chan *pb.Message, 1), using: map[int]context.CancelFunc{}}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	kept := g.disk.journal.End()
 	for i := range log {
@@ -74,7 +77,14 @@ func (g *Group) coreConfig(from store.Checkpoint, h *history) (consensus.Config,
 		cfg.Members.Voters = g.cfg.Peers.Founders
 	}
 	// What the store had applied was committed.
-	cfg.Hard.Commit = max(cfg.Hard.Commit, uint64(from.Index), uint64(g.store.Opened()))
+	cfg.Hard.Commit = max(cfg.Hard.Commit, uint64(from.Index))
+	if g.store != nil {
+		cfg.Hard.Commit = max(cfg.Hard.Commit, uint64(g.store.Opened()))
+	}
+	if g.cfg.Peers.Force {
+		g.cfg.Logger.Error("this replica is the only member from here on: the loss of what the others had was accepted", "replica", g.key().replica.String())
+		cfg.Members, cfg.Ignore = &pb.ConfState{Voters: []uint64{cfg.ID}}, uint64(h.last)
+	}
 	return cfg, nil
 }
 
@@ -114,6 +124,12 @@ func (h *history) metaOf(r *record.Record) ([]byte, error) {
 // replayCommitted applies what was committed, and then makes the checkpoint that ends replay.
 func (g *Group) replayCommitted(kept journal.LSN) error {
 	g.mu.Lock()
+	if g.applied = g.installed; g.hollow.Load() {
+		g.firstKept = g.peers.needs(kept)
+		g.process()
+		defer g.mu.Unlock()
+		return g.failed
+	}
 	g.process()
 	items := g.queue
 	g.queue, g.queued, g.unapplied = nil, 0, 0

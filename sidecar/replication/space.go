@@ -92,7 +92,9 @@ func (d *Disk) reserve() int64 {
 		g.mu.Lock()
 		need += 2 * g.unapplied // blocks or metadata, and slack for what is not full
 		g.mu.Unlock()
-		need += min(g.store.MetadataBytes(), compaction)
+		if s := g.Store(); s != nil {
+			need += min(s.MetadataBytes(), compaction)
+		}
 	}
 	return need
 }

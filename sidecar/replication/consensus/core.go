@@ -29,7 +29,9 @@ type Config struct {
 	Members    *pb.ConfState // at that index
 	Hard       HardState
 	Entries    []*pb.Entry // behind the checkpoint, without a gap
-	Logger     *slog.Logger
+	// Ignore changes of members up to this index: they are not to happen any more.
+	Ignore uint64
+	Logger *slog.Logger
 }
 
 // HardState is what must be durable before any answer: Raft's own.
@@ -54,6 +56,7 @@ type Core struct {
 	stream  stream
 	waiting []Message // Propose messages that nobody has looked at yet
 	out     []Message
+	ignore  uint64
 	ticks   uint64
 	failed  error
 }
@@ -66,7 +69,7 @@ type membership struct {
 
 // New starts a replica. It is a follower until Raft says otherwise.
 func New(cfg Config) (*Core, error) {
-	c := &Core{id: cfg.ID, acceptance: cfg.Acceptance, delivered: cfg.Index, members: []membership{{cfg.Index, cfg.Members}}}
+	c := &Core{id: cfg.ID, acceptance: cfg.Acceptance, delivered: cfg.Index, ignore: cfg.Ignore, members: []membership{{cfg.Index, cfg.Members}}}
 	c.log = memory{initial: cfg.Members, base: cfg.Index, term: cfg.Term, entries: cfg.Entries, snapshot: c.snapshot}
 	hard := cfg.Hard
 	hard.Commit = min(max(hard.Commit, cfg.Index), c.log.last())
@@ -260,6 +263,9 @@ func (c *Core) commit(m *pb.Message, out *Output) {
 func (c *Core) commitOne(e *pb.Entry, done *Committed) error {
 	switch e.GetType() {
 	case pb.EntryConfChange, pb.EntryConfChangeV2:
+		if e.GetIndex() <= c.ignore {
+			return nil
+		}
 		change, err := confChange(e)
 		if err != nil {
 			return err
@@ -311,13 +317,14 @@ func (c *Core) At(index uint64) (term uint64, members *pb.ConfState, err error) 
 	return term, c.membersAt(index), err
 }
 
-// Restore says that the driver has installed a peer's state as it was at an index, because a MsgSnap said that the log does not reach back.
-func (c *Core) Restore(snap *pb.Message, index, term uint64, members *pb.ConfState, a record.Acceptance) error {
-	if index < c.delivered {
+// Restore says that the driver has installed the group's state as it was at an index, because a MsgSnap said that the log does not reach
+// back to ours.
+func (c *Core) Restore(index, term uint64, members *pb.ConfState, a record.Acceptance) error {
+	if index <= c.delivered {
 		return nil
 	}
 	meta := &pb.SnapshotMetadata{Index: proto.Uint64(index), Term: proto.Uint64(term), ConfState: members}
-	m := &pb.Message{Type: pb.MsgSnap.Enum(), To: proto.Uint64(c.id), From: proto.Uint64(snap.GetFrom()), Term: proto.Uint64(snap.GetTerm()),
+	m := &pb.Message{Type: pb.MsgSnap.Enum(), To: proto.Uint64(c.id), From: proto.Uint64(c.leader), Term: proto.Uint64(c.raw.BasicStatus().HardState.GetTerm()),
 		Snapshot: &pb.Snapshot{Metadata: meta}}
 	c.acceptance = a
 	c.stream.accepted(a)

@@ -104,13 +104,14 @@ type ReplicaState struct {
 	ReplicaInfo
 	Checkpoint  store.Checkpoint
 	JournalFrom uint64
+	GroupState  GroupState
 }
 
 // Replica reads the copy that counts as a replica's.
 func (s *Super) Replica() (ReplicaState, error) {
 	r := Replica{}
 	err := s.read(ReplicaSuper, &r.super)
-	return ReplicaState{r.Info(), r.Checkpoint(), r.JournalFrom()}, err
+	return ReplicaState{r.Info(), r.Checkpoint(), r.JournalFrom(), r.GroupState()}, err
 }
 
 func (s *Super) read(kind SuperKind, v any) error {

@@ -1,0 +1,261 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/remora-storage/remora/cachefs/store"
+	"github.com/remora-storage/remora/sidecar/replication/diskdir"
+	"github.com/remora-storage/remora/sidecar/replication/journal"
+)
+
+// A replica whose log does not meet the leader's is caught up by the leader's state (DESIGN 6). It is hollow meanwhile: a member of the
+// group with its log and its votes, whose store is being replaced.
+//
+//  1. The leader's log does not reach back to ours: Raft sends a MsgSnap, or the superblock says that an earlier process was at it.
+//  2. The superblock says that the store is being replaced (Installing), durably, before anything of it changes. The checkpoint stays, and
+//     so does the journal behind it: what this replica has voted for and acknowledged survives (a voter that forgets is no voter).
+//  3. store.Install takes in the metadata at one index, P. Content that is the same there stays; the rest is absent until it is filled.
+//  4. Where our log does not have P as the leader has it, what is behind P in it never happened: a binding of no records voids it.
+//  5. The superblock gets P as its checkpoint, and the store is opened again. Entries behind P that were committed meanwhile are applied.
+//
+// A crash before 5 finds Installing and begins again at 3.
+
+// catchUpPause is between two attempts.
+const catchUpPause = 200 * time.Millisecond
+
+// errOpen: the state cannot be replaced under a file system.
+var errOpen = errors.New("the replica has fallen behind the group's log while its file system is open: it must start again to be caught up")
+
+// catcher waits for a reason to be caught up.
+func (g *Group) catcher() {
+	p := g.peers
+	for {
+		var snap *pb.Message
+		select {
+		case <-p.ctx.Done():
+			return
+		case snap = <-p.install:
+		case <-time.After(catchUpPause):
+			if !g.hollow.Load() {
+				continue
+			}
+		}
+		for p.ctx.Err() == nil {
+			err := g.catchUp(p.ctx, snap != nil)
+			if err == nil {
+				break
+			}
+			if p.ctx.Err() == nil && !errors.Is(err, errNoLeader) {
+				g.cfg.Logger.Warn("this replica is not caught up yet; it is tried again", "err", err)
+			}
+			select {
+			case <-p.ctx.Done():
+			case <-time.After(catchUpPause):
+			}
+		}
+	}
+}
+
+var errNoLeader = errors.New("nobody leads the group")
+
+// catchUp fetches and installs the leader's state. behind: Raft has asked for it.
+func (g *Group) catchUp(ctx context.Context, behind bool) error {
+	p := g.peers
+	g.mu.Lock()
+	leader, _ := p.core.Leader()
+	stop, self := g.failed != nil || g.closing, uint64(g.key().replica)
+	g.mu.Unlock()
+	if stop {
+		return nil
+	}
+	if leader == 0 || leader == self {
+		return errNoLeader
+	}
+	start := time.Now()
+	r, err := p.cfg.Fetch(ctx, leader, []byte{bulkState})
+	if err != nil {
+		return fmt.Errorf("fetch the state of %016x: %w", leader, err)
+	}
+	defer r.Close()
+	term, members, err := readStateHeader(r)
+	if err != nil {
+		return err
+	}
+	in, err := store.ReadSnapshot(r)
+	if err != nil {
+		return err
+	}
+	if done, err := g.empty(in.Position()); done || err != nil {
+		return err
+	}
+	// From here on there is no way back but forward.
+	g.applying.Lock()
+	defer g.applying.Unlock()
+	if err := g.install(in, term, members, behind); err != nil {
+		return err
+	}
+	g.cfg.Logger.Info("caught up with the group by a copy of its state", "from", fmt.Sprintf("%016x", leader), "index", in.Position().Index, "took", time.Since(start))
+	return nil
+}
+
+// empty makes the replica hollow; done if it has what the leader has.
+func (g *Group) empty(at store.Checkpoint) (done bool, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.hollow.Load():
+		return false, nil
+	case at.Index <= g.applied:
+		return true, nil
+	case g.onApplied != nil:
+		g.failLocked(errOpen)
+		return true, nil
+	}
+	g.hollow.Store(true)
+	return false, nil
+}
+
+// install replaces the store. g.applying is held.
+func (g *Group) install(in *store.SnapshotReader, term uint64, members *pb.ConfState, behind bool) error {
+	at, replica := in.Position(), g.cfg.Replica
+	old, state := replica.Checkpoint(), replica.GroupState()
+	if !state.Installing {
+		if err := g.guard(nil); err != nil { // slots that journal frames name may go
+			return err
+		}
+		state.Installing = true
+		if state.Members == nil {
+			state.Members = []byte{}
+		}
+		if err := replica.SaveGroupCheckpoint(old, replica.JournalFrom(), state); err != nil {
+			g.fail(err)
+			return err
+		}
+	}
+	g.unused()
+	if s := g.Store(); s != nil {
+		g.setStore(nil)
+		if err := s.Close(); err != nil {
+			g.cfg.Logger.Warn("the old state did not close well", "err", err)
+		}
+	}
+	if err := store.Install(g.storeConfig(), at, in.Next); err != nil {
+		return err
+	}
+	if behind {
+		if err := g.voidLog(uint64(at.Index), term); err != nil {
+			g.fail(err)
+			return err
+		}
+	}
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(members)
+	if err == nil {
+		from := min(g.needsAbove(uint64(at.Index)), g.disk.journal.Synced())
+		err = replica.SaveGroupCheckpoint(at, uint64(from), diskdir.GroupState{Term: term, Members: b})
+	}
+	if err == nil {
+		err = g.reopen(at)
+	}
+	if err != nil {
+		g.fail(err)
+		return err
+	}
+	return g.goOn(at, term, members, behind)
+}
+
+// voidLog takes back, durably, what our log has behind an index that it does not have as the group has it.
+func (g *Group) voidLog(index, term uint64) error {
+	g.mu.Lock()
+	have, _, err := g.peers.core.At(index)
+	g.mu.Unlock()
+	if err == nil && have == term {
+		return nil
+	}
+	key := g.key()
+	if _, err := g.disk.journal.AppendBinding(uint64(key.group), uint64(key.replica), journal.Binding{Index: index + 1, Term: 1}); err != nil {
+		return err
+	}
+	_, err = g.disk.sync()
+	return err
+}
+
+// needsAbove is from where on the journal is needed for entries behind an index.
+func (g *Group) needsAbove(index uint64) journal.LSN {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for i := range g.peers.at {
+		if i <= index {
+			delete(g.peers.at, i)
+		}
+	}
+	return g.peers.needs(g.disk.journal.End())
+}
+
+// reopen opens the installed store.
+func (g *Group) reopen(at store.Checkpoint) error {
+	cfg := g.storeConfig()
+	cfg.Checkpoint = at
+	s, err := store.Open(cfg)
+	if err != nil {
+		return err
+	}
+	g.mu.Lock()
+	var placed []store.Entry
+	for _, it := range g.peers.table {
+		if len(it.placed) > 0 && !it.done && (it.index == 0 || it.index > at.Index) {
+			placed = append(placed, store.Entry{Index: it.index, Record: it.rec, Placed: it.placed})
+		}
+	}
+	g.mu.Unlock()
+	if err := s.Adopt(placed); err != nil {
+		return errors.Join(err, s.Close())
+	}
+	_, err = s.EndReplay()
+	if err == nil {
+		err = s.Reclaim(at.Index, false) // that checkpoint is durable: slots may be given out
+	}
+	if err != nil {
+		return errors.Join(err, s.Close())
+	}
+	g.setStore(s)
+	return nil
+}
+
+// goOn applies what was committed meanwhile.
+func (g *Group) goOn(at store.Checkpoint, term uint64, members *pb.ConfState, behind bool) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.installed, g.applied = at.Index, at.Index
+	for _, it := range g.peers.table {
+		if it.index != 0 && it.index <= at.Index {
+			it.done = true
+		}
+	}
+	for i := range g.queue {
+		if g.queue[i].index <= at.Index {
+			g.queued -= g.queue[i].size()
+			g.unapplied -= g.queue[i].size()
+		}
+	}
+	g.queue = slices.DeleteFunc(g.queue, func(it item) bool { return it.index <= at.Index })
+	g.core.committed = max(g.core.committed, at.Index)
+	g.core.last = max(g.core.last, at.Index)
+	g.firstKept = g.peers.needs(g.disk.journal.End())
+	g.hollow.Store(false)
+	if behind {
+		if err := g.peers.core.Restore(uint64(at.Index), term, members, at.Acceptance); err != nil {
+			g.cfg.Logger.Warn("Raft did not take the state", "err", err)
+		}
+	}
+	g.process()
+	g.work.Broadcast()
+	g.disk.poke(true)
+	return nil
+}

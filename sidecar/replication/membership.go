@@ -1,0 +1,120 @@
+package replication
+
+import (
+	"slices"
+
+	pb "go.etcd.io/raft/v3/raftpb"
+)
+
+// Roles of a Member.
+const (
+	Voter   = "voter"
+	Learner = "learner"
+	Leaving = "leaving"
+)
+
+// Member is a replica that the Volume object names.
+type Member struct {
+	ID     uint64
+	Role   string // Voter, Learner or Leaving
+	Filled bool   // a learner that has everything, verified
+}
+
+// reviewTicks are between two looks at what the Volume object wants.
+const reviewTicks = 10
+
+// review proposes the next change of members that brings the group nearer to what the Volume object names, where this replica leads. One
+// change at a time; the next waits until it is applied. g.mu is held.
+func (g *Group) review() {
+	p := g.peers
+	if p.cfg.Members == nil || !p.core.Leads() {
+		return
+	}
+	s := p.core.Status()
+	if s.Joint || s.Commit < s.Last && p.changing == s.Last {
+		return
+	}
+	changes := nextChange(p.cfg.Members(), s.Voters, s.Learners, p.copies(), uint64(g.applied), func(id uint64) uint64 { return s.Peers[id].Match })
+	if len(changes) == 0 {
+		return
+	}
+	if err := p.core.Change(changes); err != nil {
+		g.cfg.Logger.Warn("a change of members was not taken; it is tried again", "err", err)
+		return
+	}
+	p.changing = s.Last + 1
+	g.process()
+}
+
+func (p *peers) copies() int {
+	if p.cfg.Copies == nil {
+		return len(p.core.Members().GetVoters())
+	}
+	return p.cfg.Copies()
+}
+
+// near is how many entries a learner may lack when it becomes a voter.
+const near = 256
+
+// nextChange decides what to change, in this order: learners that the object does not name go; learners that it names come; a learner that
+// is filled becomes a voter, in the place of one that is leaving; one that is leaving goes without a substitute where there are too many.
+func nextChange(want []Member, voters, learners []uint64, copies int, applied uint64, match func(uint64) uint64) []*pb.ConfChangeSingle {
+	find := func(id uint64) *Member {
+		if i := slices.IndexFunc(want, func(m Member) bool { return m.ID == id }); i >= 0 {
+			return &want[i]
+		}
+		return nil
+	}
+	if len(want) == 0 {
+		return nil // the object could not be read
+	}
+	for _, id := range learners {
+		if find(id) == nil {
+			return []*pb.ConfChangeSingle{single(pb.ConfChangeRemoveNode, id)}
+		}
+	}
+	var leaving *uint64
+	for _, id := range voters {
+		if m := find(id); m != nil && m.Role == Leaving {
+			leaving = &id
+		}
+	}
+	for _, m := range want {
+		known := slices.Contains(voters, m.ID) || slices.Contains(learners, m.ID)
+		switch {
+		case m.Role == Learner && !known:
+			return []*pb.ConfChangeSingle{single(pb.ConfChangeAddLearnerNode, m.ID)}
+		case m.Role == Learner && m.Filled && slices.Contains(learners, m.ID) && match(m.ID)+near >= applied:
+			changes := []*pb.ConfChangeSingle{single(pb.ConfChangeAddNode, m.ID)}
+			if leaving != nil {
+				changes = append(changes, single(pb.ConfChangeRemoveNode, *leaving))
+			}
+			if leaving != nil || len(voters) < copies {
+				return changes
+			}
+		}
+	}
+	if leaving != nil && len(voters) > copies && len(voters) > 1 {
+		return []*pb.ConfChangeSingle{single(pb.ConfChangeRemoveNode, *leaving)}
+	}
+	return nil
+}
+
+func single(t pb.ConfChangeType, id uint64) *pb.ConfChangeSingle {
+	return &pb.ConfChangeSingle{Type: t.Enum(), NodeId: &id}
+}
+
+// announce tells who wants to know that members or leader have changed. g.mu is held.
+func (g *Group) announce() {
+	p := g.peers
+	if p.cfg.Changed == nil {
+		return
+	}
+	s := p.core.Status()
+	if s.Joint {
+		return
+	}
+	index, _ := p.core.Delivered()
+	changed := p.cfg.Changed
+	go changed(index, slices.Clone(s.Voters), slices.Clone(s.Learners), s.Leads)
+}
