@@ -50,7 +50,7 @@ func (a handler) Bulk(ctx context.Context, _ transport.Identity, r transport.Req
 	if g == nil {
 		return errors.New("the replica is not open here")
 	}
-	return bulk(ctx, g, r, w)
+	return g.Bulk(ctx, r.Body, w)
 }
 
 // peerGroup is a replica's part of a group of several.
@@ -77,7 +77,7 @@ func (g *peerGroup) Member() memberStatus {
 		m.Leader, m.Term = of.Leader, of.Term
 		m.CaughtUp = of.Leader != 0 && m.Applied >= of.Commit && of.Last >= of.Commit
 	}
-	m.Filled = true
+	m.Filled = g.Filled()
 	return m
 }
 
@@ -104,7 +104,13 @@ func openGroup(_ context.Context, h *host, r *hosted, what opening) (hostedGroup
 			}
 			return net.Bulk(ctx, addr, transport.Request{Kind: bulkKind, Group: group, From: uint64(r.id), To: from, Body: request})
 		},
-		Changed: h.look,
+		Members: func() []replication.Member { return h.members(r.volume) },
+		Copies: func() int {
+			o, _ := h.object(r.volume)
+			return o.Copies()
+		},
+		Changed: func(uint64, []uint64, []uint64, bool) { h.look() },
+		Force:   what.object.Survivor == r.id.String(),
 	}
 	if what.object.Phase == v1alpha1.VolumeBootstrapping {
 		for _, m := range what.object.Members {
@@ -125,8 +131,19 @@ func openGroup(_ context.Context, h *host, r *hosted, what opening) (hostedGroup
 // bulkKind is the only kind of bulk request: what it asks is in its body.
 const bulkKind = 1
 
-func bulk(context.Context, *peerGroup, transport.Request, io.Writer) error {
-	return errors.New("this release does not answer bulk requests")
+// members are who the object names.
+func (h *host) members(volume string) []replication.Member {
+	o, ok := h.object(volume)
+	if !ok {
+		return nil
+	}
+	var all []replication.Member
+	for _, m := range o.Members {
+		if id, err := diskdir.ParseID(m.Replica); err == nil {
+			all = append(all, replication.Member{ID: uint64(id), Role: m.Role, Filled: m.Filled})
+		}
+	}
+	return all
 }
 
 // address is where a member of a volume is served; empty if it is nowhere.
