@@ -104,12 +104,20 @@ func openGroup(_ context.Context, h *host, r *hosted, what opening) (hostedGroup
 			}
 			return net.Bulk(ctx, addr, transport.Request{Kind: bulkKind, Group: group, From: uint64(r.id), To: from, Body: request})
 		},
-		Members: func() []replication.Member { return h.members(r.volume) },
+		Members: func() []replication.Member { return h.wantedMembers(r.volume) },
 		Copies: func() int {
 			o, _ := h.object(r.volume)
 			return o.Copies()
 		},
-		Changed: func(uint64, []uint64, []uint64, bool) { h.look() },
+		Changed: func(index uint64, voters, learners []uint64, leads bool) {
+			if !leads {
+				h.look()
+				return
+			}
+			if err := h.changed(h.ctx, r.volume, index, voters, learners); err != nil && h.ctx.Err() == nil {
+				h.cfg.Logger.Warn("the Volume object does not know the group's members yet; it is told again", "volume", r.volume, "err", err)
+			}
+		},
 		Force:   what.object.Survivor == r.id.String(),
 	}
 	if what.object.Phase == v1alpha1.VolumeBootstrapping {
@@ -131,14 +139,10 @@ func openGroup(_ context.Context, h *host, r *hosted, what opening) (hostedGroup
 // bulkKind is the only kind of bulk request: what it asks is in its body.
 const bulkKind = 1
 
-// members are who the object names.
-func (h *host) members(volume string) []replication.Member {
-	o, ok := h.object(volume)
-	if !ok {
-		return nil
-	}
+// wantedMembers are the members that the object names, for the group's leader.
+func (h *host) wantedMembers(volume string) []replication.Member {
 	var all []replication.Member
-	for _, m := range o.Members {
+	for _, m := range h.members(volume) {
 		if id, err := diskdir.ParseID(m.Replica); err == nil {
 			all = append(all, replication.Member{ID: uint64(id), Role: m.Role, Filled: m.Filled})
 		}

@@ -34,7 +34,12 @@ func (g *Group) review() {
 	if s.Joint || s.Commit < s.Last && p.changing == s.Last {
 		return
 	}
-	changes := nextChange(p.cfg.Members(), s.Voters, s.Learners, p.copies(), uint64(g.applied), func(id uint64) uint64 { return s.Peers[id].Match })
+	want := p.cfg.Members()
+	if untold(want, s.Voters) {
+		g.announce()
+		return
+	}
+	changes := nextChange(want, s.Voters, s.Learners, p.copies(), uint64(g.applied), func(id uint64) uint64 { return s.Peers[id].Match })
 	if len(changes) == 0 {
 		return
 	}
@@ -44,6 +49,14 @@ func (g *Group) review() {
 	}
 	p.changing = s.Last + 1
 	g.process()
+}
+
+// untold tells whether the Volume object has not heard yet of a change that is done.
+func untold(want []Member, voters []uint64) bool {
+	return slices.ContainsFunc(want, func(m Member) bool {
+		votes := slices.Contains(voters, m.ID)
+		return m.Role == Learner && votes || m.Role != Learner && !votes
+	})
 }
 
 func (p *peers) copies() int {
