@@ -51,6 +51,9 @@ type volume struct {
 // volumeLog is the volume's group, as its owner uses it.
 type volumeLog interface {
 	cachefs.Log
+	cachefs.Source
+	// LostAnswers is how many records an earlier process here had answered that can never be accepted.
+	LostAnswers() int
 	// Recover proposes again what an earlier owner process had answered.
 	Recover(ctx context.Context) (int, error)
 	// BeginEpoch returns when the Owner record is applied.
@@ -181,6 +184,9 @@ func (v *volume) own(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("recover what was answered: %w", err)
 	}
+	if err := v.abandon(ctx); err != nil {
+		return err
+	}
 	owner, err := v.ownerRecord()
 	if err != nil {
 		return err
@@ -188,8 +194,12 @@ func (v *volume) own(ctx context.Context) error {
 	if err := v.group.BeginEpoch(ctx, owner); err != nil {
 		return fmt.Errorf("open epoch %d: %w", owner.Name.Epoch, err)
 	}
+	var source cachefs.Source // nil: what is not here is nowhere
+	if v.object.Copies() > 1 {
+		source = v.group
+	}
 	fs, err := cachefs.Open(ctx, cachefs.Config{
-		Log: v.group, State: v.group.Store(), Keys: v.keys, Epoch: owner.Name.Epoch, Incarnation: owner.Name.Incarnation,
+		Log: v.group, State: v.group.Store(), Source: source, Keys: v.keys, Epoch: owner.Name.Epoch, Incarnation: owner.Name.Incarnation,
 		Session: v.client.SessionID, NewSession: v.client.State == holder.Fresh, Size: uint64(v.object.Size),
 		Now: v.s.cfg.now, Logger: v.s.cfg.Logger,
 	}, v.object.Phase == v1alpha1.VolumeBootstrapping)
@@ -201,6 +211,22 @@ func (v *volume) own(ctx context.Context) error {
 	v.mu.Unlock()
 	v.s.cfg.Logger.Info("volume is open", "volume", v.object.Name, "epoch", owner.Name.Epoch, "recovered", n, "index", v.group.Status().Applied)
 	return v.becomeReady(ctx)
+}
+
+// abandon gives the mount up if programs there hold answers that are not true any more, and makes it anew.
+func (v *volume) abandon(ctx context.Context) error {
+	lost := v.group.LostAnswers()
+	if lost == 0 || v.client.State == holder.Fresh {
+		return nil
+	}
+	v.s.cfg.Logger.Error("another owner had taken over before what was answered here was on a majority of disks: mounting anew; programs that have files open "+
+		"there get ENOTCONN and must be restarted", "volume", v.object.Name, "records", lost)
+	if err := errors.Join(v.client.Lost(), v.client.Close()); err != nil {
+		return err
+	}
+	var err error
+	v.client, err = holder.Attach(ctx, strings.TrimPrefix(v.s.cfg.Holder, "unix:"), v.spec.Name)
+	return err
 }
 
 // ownerRecord opens the epoch that claim won, with a salt of its own to seal with.
