@@ -173,6 +173,11 @@ func VerifyPlain(t corev1.PodTemplateSpec, m Mode) []spec.Problem {
 			c.inline(v)
 		}
 	}
+	for _, k := range t.Spec.InitContainers {
+		if k.Name == ContainerName {
+			c.bad("spec.initContainers", k.Name, "is the injector's container, and the pod asks for no volume", "containers of other names", "rename the container, or opt in")
+		}
+	}
 	if text, ok := t.Annotations[spec.KeyStatus]; ok {
 		c.bad(spec.KeyStatus, text, "is there, and the pod asks for no volume", "what the injector wrote", "remove the annotation")
 	}

@@ -68,7 +68,7 @@ or is the server's own (--self-signed).`,
 	f.StringVar(&own.Namespace, "namespace", fallback(os.Getenv("POD_NAMESPACE"), "remora-system"), "namespace of the Service and of the Secret, for --self-signed")
 	f.StringVar(&own.Service, "service", "remora-webhook", "Service that the API server calls, for --self-signed")
 	f.StringVar(&own.Secret, "secret", "remora-webhook-tls", "Secret of the certificate, for --self-signed")
-	f.StringVar(&own.Configuration, "configuration", "remora-webhook", "the mutating and the validating webhook configuration, for --self-signed")
+	f.StringVar(&own.Configuration, "configuration", "remora", "the mutating and the validating webhook configuration, for --self-signed")
 	f.StringVar(&cfg.Health, "health", ":8081", "address of /healthz and /readyz (plain HTTP; empty: not served)")
 	f.StringVar(&cfg.Metrics, "metrics", ":8080", "address of /metrics (plain HTTP; empty: not served)")
 	f.StringVar(&cfg.OTLP, "otlp", os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"), "URL to which the webhook sends its own traces: http://HOST:4318 or grpc://HOST:4317")

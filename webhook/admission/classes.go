@@ -134,6 +134,7 @@ func explain(problems []spec.Problem, bad map[string][]spec.Problem) []spec.Prob
 	for _, p := range problems {
 		why := bad[p.Value]
 		if !strings.HasSuffix(p.Key, "/"+spec.AttrClass) || len(why) == 0 {
+			p.Fix = strings.Replace(p.Fix, "or add its VolumeClass to the input", "or ask the administrator for it", 1)
 			all = append(all, p)
 			continue
 		}

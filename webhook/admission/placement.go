@@ -2,6 +2,7 @@ package admission
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -14,12 +15,6 @@ import (
 
 	"github.com/remora-storage/remora/api/v1alpha1"
 	"github.com/remora-storage/remora/webhook/spec"
-)
-
-// The labels that the node plugin gives Volume objects.
-const (
-	labelVolume   = spec.Domain + "/volume"   // the pod volume's name
-	labelWorkload = spec.Domain + "/workload" // Slot.Workload
 )
 
 // placement finds the nodes on which alone a pod can have its volumes: those that hold their replicas. It only reads. Where it
@@ -45,7 +40,7 @@ func (p placement) nodes(ctx context.Context, pod *corev1.Pod, s spec.Spec) (nod
 	}
 	first := "" // the volume that decided first
 	for _, v := range s.Volumes {
-		on, err := p.volume(ctx, pod, slot, v.Name)
+		on, err := p.volume(ctx, pod, slot, v)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -98,46 +93,49 @@ func (p placement) cronJob(ctx context.Context, pod *corev1.Pod) (string, error)
 }
 
 // volume returns the nodes for one pod volume.
-func (p placement) volume(ctx context.Context, pod *corev1.Pod, slot spec.Slot, name string) ([]string, error) {
+func (p placement) volume(ctx context.Context, pod *corev1.Pod, slot spec.Slot, want spec.Volume) ([]string, error) {
 	if slot.Name != "" {
 		v := &v1alpha1.VolumeObject{}
-		if err := p.volumes.Get(ctx, client.ObjectKey{Namespace: pod.Namespace, Name: slot.Volume(name, slot.Name)}, v); apierrors.IsNotFound(err) {
+		if err := p.volumes.Get(ctx, client.ObjectKey{Namespace: pod.Namespace, Name: slot.Volume(want.Name, slot.Name)}, v); apierrors.IsNotFound(err) {
 			return nil, nil
 		} else if err != nil {
 			return nil, err
 		}
-		return nodesOf(v), nil
+		return nodesOf(v, want.Engine), nil
 	}
 	all := &v1alpha1.VolumeObjectList{}
-	err := p.volumes.List(ctx, all, client.InNamespace(pod.Namespace), client.MatchingLabels{labelVolume: name, labelWorkload: slot.Workload}, client.UnsafeDisableDeepCopy)
-	if err != nil || len(all.Items) == 0 {
+	if err := p.volumes.List(ctx, all, client.InNamespace(pod.Namespace), client.UnsafeDisableDeepCopy); err != nil {
 		return nil, err
+	}
+	slots := map[int]*v1alpha1.VolumeObject{}
+	for i := range all.Items {
+		if n, ok := slot.Index(want.Name, all.Items[i].Name); ok && len(nodesOf(&all.Items[i], want.Engine)) > 0 {
+			slots[n] = &all.Items[i]
+		}
+	}
+	if len(slots) == 0 {
+		return nil, nil
 	}
 	replicas, err := p.replicas(ctx, pod)
 	if err != nil {
 		return nil, err
 	}
-	var slots []*v1alpha1.VolumeObject
-	for i := range all.Items {
-		if n, ok := slot.Index(name, all.Items[i].Name); ok && n < replicas && len(nodesOf(&all.Items[i])) > 0 {
-			slots = append(slots, &all.Items[i])
-		}
-	}
-	return p.choose(ctx, pod.Namespace, slots, replicas)
+	maps.DeleteFunc(slots, func(n int, _ *v1alpha1.VolumeObject) bool { return n >= replicas })
+	return p.choose(ctx, pod.Namespace, slots, want.Engine, replicas)
 }
 
 // choose returns the nodes of the slots whose owner has gone; if there is none, none as long as the pod may make a new slot,
 // otherwise those of all slots, one of which will be free.
-func (p placement) choose(ctx context.Context, namespace string, slots []*v1alpha1.VolumeObject, replicas int) (nodes []string, err error) {
+func (p placement) choose(ctx context.Context, namespace string, slots map[int]*v1alpha1.VolumeObject, engine v1alpha1.Engine, replicas int) (nodes []string, err error) {
 	var all []string
 	for _, v := range slots {
-		all = append(all, nodesOf(v)...)
+		all = append(all, nodesOf(v, engine)...)
 		gone, err := p.gone(ctx, namespace, v)
 		if err != nil {
 			return nil, err
 		}
 		if gone {
-			nodes = append(nodes, nodesOf(v)...)
+			nodes = append(nodes, nodesOf(v, engine)...)
 		}
 	}
 	if len(nodes) > 0 || len(slots) < replicas {
@@ -188,14 +186,15 @@ func (p placement) replicas(ctx context.Context, pod *corev1.Pod) (int, error) {
 	return int(*count), err
 }
 
-// nodesOf are the nodes that hold the data of a volume, or will.
-func nodesOf(v *v1alpha1.VolumeObject) (nodes []string) {
+// nodesOf are the nodes that hold the data of a volume. One that has no replica yet may still be made elsewhere; a local one has no
+// other sign of its data than the node that was chosen.
+func nodesOf(v *v1alpha1.VolumeObject, engine v1alpha1.Engine) (nodes []string) {
 	for _, m := range v.Status.Members {
 		if m.Node != "" {
 			nodes = append(nodes, m.Node)
 		}
 	}
-	if len(nodes) == 0 && v.Status.AssignedNode != "" {
+	if engine == v1alpha1.EngineLocal && len(nodes) == 0 && v.Status.AssignedNode != "" {
 		nodes = []string{v.Status.AssignedNode}
 	}
 	return nodes
