@@ -40,6 +40,7 @@ for s in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/panic_o
 done
 mount --make-rshared / # for Bidirectional mounts of pods; towards the machine it stays private
 : >/run/resolv.conf
+mount --bind /run/resolv.conf "$(readlink -f /etc/resolv.conf)" # an image that is not there is not asked for outside
 
 # --- containerd -----------------------------------------------------------------------------------------------------------
 

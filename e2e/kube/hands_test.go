@@ -86,15 +86,42 @@ func (k *kube) mounts(ctx context.Context, uids []string) map[string]string {
 	return found
 }
 
-// kill sends SIGKILL to the process of a pod's container, from its node. containerID is that of the pod's status.
-func (s *space) kill(p *corev1.Pod, container string) {
+// processes are the pids of a container on its node, the first of them its pid 1, each with the time of its birth.
+func (s *space) processes(p *corev1.Pod, container string) []string {
 	s.t.Helper()
 	id := containerID(p, container)
-	require.NotEmpty(s.t, id, "container %s of %s", container, p.Name)
+	require.NotEmpty(s.t, id, "container %s of %s is not running", container, p.Name)
 	out, err := s.k.on(s.t.Context(), p.Spec.NodeName, fmt.Sprintf(
-		`for d in /proc/[0-9]*; do if grep -q %s $d/cgroup 2>/dev/null; then kill -9 ${d#/proc/} && echo killed ${d#/proc/}; fi; done`, id))
+		`for d in /proc/[0-9]*; do if grep -q %s $d/cgroup 2>/dev/null; then echo ${d#/proc/} $(sed 's/.*) //' $d/stat | cut -d' ' -f20); fi; done | sort -k 2n,2 -k 1n,1`, id))
 	require.NoError(s.t, err)
-	require.Contains(s.t, out, "killed", "no process of container %s (%s) on %s", container, id, p.Spec.NodeName)
+	var all []string
+	for _, line := range strings.Split(strings.TrimSpace(out), "\n") {
+		if strings.Contains(line, " ") {
+			all = append(all, line)
+		}
+	}
+	require.NotEmpty(s.t, all, "no process of container %s (%s) on %s", container, id, p.Spec.NodeName)
+	return all
+}
+
+// kill sends SIGKILL, from the node, to the process that serves: the youngest of the container.
+func (s *space) kill(p *corev1.Pod, container string) {
+	s.t.Helper()
+	all := s.processes(p, container)
+	s.signal(p, all[len(all)-1])
+}
+
+// killContainer sends it to pid 1, which takes the container down; kubelet starts another.
+func (s *space) killContainer(p *corev1.Pod, container string) {
+	s.t.Helper()
+	s.signal(p, s.processes(p, container)[0])
+}
+
+func (s *space) signal(p *corev1.Pod, process string) {
+	s.t.Helper()
+	pid, _, _ := strings.Cut(process, " ")
+	_, err := s.k.on(s.t.Context(), p.Spec.NodeName, "kill -9 "+pid)
+	require.NoError(s.t, err)
 }
 
 func containerID(p *corev1.Pod, container string) string {

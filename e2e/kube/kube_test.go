@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -43,11 +44,11 @@ func (k *kube) state(ctx context.Context, namespace string) string {
 	var all strings.Builder
 	for _, what := range []string{"pods,volumes.remora.dev -o wide", "events --sort-by=.lastTimestamp"} {
 		out, err := k.run(ctx, "", append([]string{"-n", namespace, "get"}, strings.Fields(what)...)...)
-		fmt.Fprintln(&all, tail(out, 40), err)
+		fmt.Fprintln(&all, tail(out, 15), err)
 	}
 	list, _ := k.run(ctx, "", "-n", namespace, "get", "pods", "-o", "name")
 	for _, p := range strings.Fields(list) {
-		out, _ := k.run(ctx, "", "-n", namespace, "logs", p, "--all-containers", "--prefix", "--tail=8")
+		out, _ := k.run(ctx, "", "-n", namespace, "logs", p, "--all-containers", "--prefix", "--tail=12")
 		all.WriteString(out)
 	}
 	return all.String()
@@ -126,6 +127,15 @@ func (s *space) tryApply(manifest string) error {
 	args := []string{"apply", "-f", "-"}
 	if !strings.Contains(manifest, "kind: Namespace") {
 		args = append(args, "-n", s.name)
+	}
+	if *offline {
+		inject := exec.CommandContext(s.t.Context(), filepath.Join(s.k.root, "bin", "remora"), "inject", "--mode=node", "--image="+*remoraName, "-f", "-")
+		inject.Stdin = strings.NewReader(manifest)
+		out, err := inject.Output()
+		if err != nil {
+			return fmt.Errorf("remora inject: %w", err)
+		}
+		manifest = string(out)
 	}
 	_, err := s.k.run(s.t.Context(), manifest, args...)
 	return err

@@ -22,6 +22,7 @@ var (
 	crowd      = flag.Int("crowd", 100, "pods on one node")
 	keep       = flag.Bool("keep", false, "leave Remora installed, and the namespaces of tests that failed")
 	installed  = flag.Bool("installed", false, "Remora is installed: leave it as it is")
+	offline    = flag.Bool("offline", false, "there is no webhook: inject with bin/remora inject")
 	remoraName = flag.String("image", "remora:dev", "Remora's image")
 )
 

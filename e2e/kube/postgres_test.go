@@ -43,11 +43,33 @@ while :; do pgbench -c 4 -T 5 bench 2>&1 | grep -E 'tps|failed|aborted|error|num
 func (s *space) killAndReturn(name string) {
 	s.t.Helper()
 	p := s.ready(name)
-	before := restarts(p, "remora")
+	before := s.processes(p, "remora")
 	s.kill(p, "remora")
-	s.until("the sidecar's restart", func() bool {
+	s.until("another sidecar", func() bool {
+		p := s.ready(name)
+		now := s.processes(p, "remora")
+		return len(now) == len(before) && now[len(now)-1] != before[len(before)-1]
+	})
+	s.served(name)
+}
+
+// served waits until the volume answers, which is when a sidecar serves it.
+func (s *space) served(name string) {
+	s.t.Helper()
+	_, err := s.try("exec", name, "-c", s.pod(name).Spec.Containers[0].Name, "--", "stat", "/data")
+	require.NoError(s.t, err)
+}
+
+// killContainerAndReturn kills all of a pod's sidecar at once, and waits until kubelet has started it again.
+func (s *space) killContainerAndReturn(name string) {
+	s.t.Helper()
+	p := s.ready(name)
+	before := restarts(p, "remora")
+	s.killContainer(p, "remora")
+	s.until("the container's restart", func() bool {
 		p := s.pod(name)
 		return p != nil && restarts(p, "remora") > before && containerID(p, "remora") != ""
 	})
 	s.ready(name)
+	s.served(name)
 }

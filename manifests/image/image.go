@@ -89,7 +89,7 @@ func Write(w io.Writer, images ...Image) error {
 		}
 		d := blobs.json(typeIndex, index)
 		// containerd takes the name from the first, others from the second.
-		d.Annotations = map[string]string{"io.containerd.image.name": i.Name, "org.opencontainers.image.ref.name": i.Name}
+		d.Annotations = map[string]string{"io.containerd.image.name": Canonical(i.Name), "org.opencontainers.image.ref.name": i.Name}
 		top.Manifests = append(top.Manifests, d)
 	}
 	files := []File{{Path: "/oci-layout", Mode: 0o644, Data: []byte(`{"imageLayoutVersion":"1.0.0"}`)}, {Path: "/index.json", Mode: 0o644, Data: marshal(top)}}
@@ -97,6 +97,18 @@ func Write(w io.Writer, images ...Image) error {
 		files = append(files, File{Path: "/blobs/sha256/" + digest, Mode: 0o644, Data: data})
 	}
 	return archive(w, files)
+}
+
+// Canonical is a name as containerd keeps it and kubelet asks for it: "remora:dev" in a pod means "docker.io/library/remora:dev".
+func Canonical(name string) string {
+	host, _, found := strings.Cut(name, "/")
+	switch {
+	case !found:
+		return "docker.io/library/" + name
+	case !strings.ContainsAny(host, ".:") && host != "localhost":
+		return "docker.io/" + name
+	}
+	return name
 }
 
 // blobs are the contents of an archive by their sum.

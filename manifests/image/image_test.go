@@ -72,6 +72,18 @@ func TestLayout(t *testing.T) {
 	require.Equal(t, "busybox", string(layer["bin/sh"]))
 }
 
+func TestCanonical(t *testing.T) {
+	for name, want := range map[string]string{
+		"remora:dev":                  "docker.io/library/remora:dev",
+		"remora-storage/remora:0.1.0": "docker.io/remora-storage/remora:0.1.0",
+		"remora.test/tools:1":         "remora.test/tools:1",
+		"localhost:5000/remora":       "localhost:5000/remora",
+		"localhost/remora:1":          "localhost/remora:1",
+	} {
+		require.Equal(t, want, Canonical(name))
+	}
+}
+
 func TestRefusesRelativePaths(t *testing.T) {
 	err := Write(io.Discard, Image{Name: "x", Platforms: []Platform{{Architecture: "amd64", Files: []File{{Path: "remora"}}}}})
 	require.ErrorContains(t, err, `path "remora" is not absolute`)
