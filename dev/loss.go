@@ -43,7 +43,7 @@ func (s *supervisor) acceptLoss(ctx context.Context, volume string) (Loss, error
 		}
 		survivor := *m
 		survivor.Role, survivor.Filled = v1alpha1.RoleVoter, true
-		o.Members, o.Survivor = []v1alpha1.Member{survivor}, best
+		o.Members, o.Survivor, o.ConfIndex = []v1alpha1.Member{survivor}, best, 0 // its log may end before what was told last
 		return nil
 	})
 	if err != nil {
