@@ -54,13 +54,21 @@ func (k *kube) hands(ctx context.Context) (map[string]string, error) {
 	return pods, err
 }
 
-// on runs a shell script with busybox on a node, among its processes.
+// on runs a shell script with busybox on a node, among its processes. An exec that ends at once can lose what it printed (containerd
+// 1.6), so the last line says that nothing is missing; a script must bear to run again.
 func (k *kube) on(ctx context.Context, node, script string) (string, error) {
+	const end = "nothing is missing"
 	pods, err := k.hands(ctx)
 	if err != nil {
 		return "", err
 	}
-	return k.run(ctx, "", "-n", handsNamespace, "exec", pods[node], "--", "sh", "-c", script)
+	for range 10 {
+		out, err := k.run(ctx, "", "-n", handsNamespace, "exec", pods[node], "--", "sh", "-c", script+"\necho "+end)
+		if text, found := strings.CutSuffix(strings.TrimSpace(out), end); found || err != nil {
+			return text, err
+		}
+	}
+	return "", fmt.Errorf("exec on %s loses its output", node)
 }
 
 // mounts are the entries of nodes' mount tables that name one of these pods, by node.

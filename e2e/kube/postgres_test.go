@@ -17,7 +17,7 @@ func TestPostgres(t *testing.T) {
 			volumeMounts: [{name: data, mountPath: /data}, {name: sock, mountPath: /sock}]}`, name, postgresImage, script, restricted)
 	}
 	s.apply(fmt.Sprintf(`{apiVersion: apps/v1, kind: StatefulSet, metadata: {name: pg}, spec: {serviceName: pg, replicas: 1, selector: {matchLabels: {app: pg}},
-		template: {metadata: {labels: {app: pg}, %s}, spec: {terminationGracePeriodSeconds: 10, %s, volumes: [{name: sock, emptyDir: {}}], containers: [%s, %s]}}}}`,
+		template: {metadata: {labels: {app: pg}, %s}, spec: {terminationGracePeriodSeconds: 10, %s, volumes: [{name: data, emptyDir: {}}, {name: sock, emptyDir: {}}], containers: [%s, %s]}}}}`,
 		annotated("data"), podSecurity,
 		container("server", `set -e
 [ -e /data/pg/PG_VERSION ] || initdb -D /data/pg -A trust --no-locale -E UTF8 >/tmp/initdb 2>&1 || { cat /tmp/initdb; exit 1; }
