@@ -2,6 +2,8 @@ package store
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -64,7 +66,8 @@ func (s *Store) Apply(entries []Entry) error {
 }
 
 func mutate(batch *pebble.Batch, newest map[string]*record.Mutation) error {
-	for _, m := range newest {
+	for _, key := range slices.Sorted(maps.Keys(newest)) { // in order: the same batch at every replica, in every run
+		m := newest[key]
 		var err error
 		if m.Delete {
 			err = batch.Delete(m.Key, nil)
@@ -211,7 +214,8 @@ func (s *Store) finish(batch *pebble.Batch, touched map[record.BlobID]*blob) err
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var buf []byte
-	for id, b := range touched {
+	for _, id := range slices.Sorted(maps.Keys(touched)) {
+		b := touched[id]
 		if b.gone {
 			if err := s.drop(batch, id, b); err != nil {
 				return err

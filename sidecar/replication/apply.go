@@ -75,29 +75,38 @@ func (g *Group) apply() {
 		for (g.hollow.Load() || !g.applicable() && !g.pressed) && g.failed == nil && !g.closing {
 			g.work.Wait()
 		}
-		var items []item
-		if !g.hollow.Load() {
-			items = g.dequeue()
-		}
-		stop := g.failed != nil || len(items) == 0 && g.closing
-		onApplied := g.onApplied
 		g.mu.Unlock()
-		if stop {
-			return
-		}
-		var err error
-		if len(items) > 0 {
-			err = g.applyBatch(items, onApplied)
-		}
-		if len(items) == 0 && g.useStore() {
-			err = g.Checkpoint()
-			g.applying.Unlock()
-		}
-		if err != nil {
-			g.fail(err)
+		if !g.applyNext() {
 			return
 		}
 	}
+}
+
+// applyNext applies the next batch; where there is none, it makes a checkpoint. False: the group has stopped, or is closed and has applied all.
+func (g *Group) applyNext() bool {
+	g.mu.Lock()
+	var items []item
+	if !g.hollow.Load() {
+		items = g.dequeue()
+	}
+	stop := g.failed != nil || len(items) == 0 && g.closing
+	onApplied := g.onApplied
+	g.mu.Unlock()
+	if stop {
+		return false
+	}
+	var err error
+	if len(items) > 0 {
+		err = g.applyBatch(items, onApplied)
+	}
+	if len(items) == 0 && g.useStore() {
+		err = g.Checkpoint()
+		g.applying.Unlock()
+	}
+	if err != nil {
+		g.fail(err)
+	}
+	return err == nil
 }
 
 // applyBatch gives a batch to the store.

@@ -180,7 +180,7 @@ func (g *Group) key() replicaKey {
 
 func (g *Group) storeConfig() store.Config {
 	return store.Config{FS: g.disk.cfg.FS, Dir: g.cfg.Replica.Path(), Checkpoint: g.cfg.Replica.Checkpoint(), Keys: g.cfg.Keys, Rand: g.disk.cfg.Rand,
-		MemTableBytes: g.disk.cfg.MemTableBytes, OnFull: g.changed.Broadcast, Logger: g.cfg.Logger}
+		MemTableBytes: g.disk.cfg.MemTableBytes, OnFull: g.changed.Broadcast, Offline: g.disk.cfg.Manual, Logger: g.cfg.Logger}
 }
 
 // Store is the replica's state; nil while it is being replaced.

@@ -37,6 +37,9 @@ type PeersConfig struct {
 	Force bool
 	// FillRate bounds the bytes a second at which absent content is filled in the background; 0 means 200 MiB.
 	FillRate int64
+	// Committed is told of every entry that the group has committed, in order, with its record (nil: an entry of Raft's own). It must not
+	// call the group. For simulations; may be nil.
+	Committed func(index record.Index, term uint64, r *record.Record)
 	// Tick is the distance of two ticks (consensus.ElectionTicks); 0 means 50 ms, less than 0 that the caller ticks.
 	Tick time.Duration
 }
@@ -327,6 +330,9 @@ func (g *Group) takeCommitted(done []consensus.Committed) {
 		}
 		it.index = record.Index(c.Index)
 		items = append(items, it)
+		if p.cfg.Committed != nil {
+			p.cfg.Committed(it.index, c.Term, it.rec)
+		}
 	}
 	_, g.core.acceptance = p.core.Delivered()
 	if len(items) == 0 {
