@@ -64,8 +64,9 @@ type Config struct {
 	QueueBytes  int           // bytes that wait for a peer, at most, but for a single frame; 0: 16 MiB
 	DialTimeout time.Duration // for a connection with its handshake, at either end; 0: 5 s
 	DeadAfter   time.Duration // without any sign of life the connection is closed; 0: 5 s
+	Tick        time.Duration // between two pings, and looks at certificates; 0: a quarter of DeadAfter
 	BackoffMin  time.Duration // after the first failure to reach a peer; doubles up to BackoffMax; 0: 50 ms
-	BackoffMax  time.Duration // 0: 2 s
+	BackoffMax  time.Duration // 0: 500 ms
 	IdleAfter   time.Duration // a peer that nothing was sent to is forgotten; 0: 5 min
 	BulkPerPeer int           // bulk requests to a peer at one time, more wait; 0: 4
 	BulkStall   time.Duration // a bulk answer that does not go on is given up; 0: 30 s
@@ -91,8 +92,9 @@ func (c Config) withDefaults() (Config, error) {
 	fill(&c.QueueBytes, 16<<20)
 	fill(&c.DialTimeout, 5*time.Second)
 	fill(&c.DeadAfter, 5*time.Second)
+	fill(&c.Tick, c.DeadAfter/4)
 	fill(&c.BackoffMin, 50*time.Millisecond)
-	fill(&c.BackoffMax, 2*time.Second)
+	fill(&c.BackoffMax, 500*time.Millisecond)
 	fill(&c.IdleAfter, 5*time.Minute)
 	fill(&c.BulkPerPeer, 4)
 	fill(&c.BulkStall, 30*time.Second)

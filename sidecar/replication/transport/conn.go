@@ -5,7 +5,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -83,6 +85,7 @@ type conn struct {
 	chain   []*x509.Certificate
 	own     *tls.Certificate // that was shown
 	roots   *x509.CertPool   // that the peer was checked with
+	foreign string           // what a peer offers that speaks none of our protocols
 	ends    time.Time        // when the first of both certificates does
 	renew   time.Time        // when a link moves on
 	timeout time.Duration    // of a write
@@ -106,6 +109,10 @@ func (t *Transport) handshake(ctx context.Context, nc net.Conn, server bool, pro
 	ctx, cancel := context.WithTimeout(ctx, t.cfg.DialTimeout)
 	defer cancel()
 	if err := c.HandshakeContext(ctx); err != nil {
+		if c.foreign != "" {
+			return nil, &refusal{"protocol", fmt.Errorf("the peer speaks %s, and here it is %s: run the same version at both ends; %w",
+				c.foreign, strings.Join(protocols, ", "), err)}
+		}
 		return nil, err
 	}
 	now := t.cfg.Now()
@@ -113,7 +120,7 @@ func (t *Transport) handshake(ctx context.Context, nc net.Conn, server bool, pro
 	if own.Leaf != nil && own.Leaf.NotAfter.Before(c.ends) {
 		c.ends = own.Leaf.NotAfter
 	}
-	c.renew = now.Add(max(c.ends.Sub(now)/2, t.cfg.DeadAfter/4))
+	c.renew = now.Add(max(c.ends.Sub(now)/2, t.cfg.Tick))
 	return c, nil
 }
 
@@ -153,14 +160,14 @@ func (c *conn) write(parts ...[]byte) error {
 
 // bye tells the peer why, if it still listens, and closes.
 func (c *conn) bye(text string) {
-	_ = c.SetWriteDeadline(time.Now().Add(min(c.timeout, time.Second)))
+	_ = c.SetWriteDeadline(time.Now().Add(grace))
 	_ = c.write(appendFrame(nil, Header{Kind: kindBye}, []byte(clip(text)))) // it may be gone
 	c.linger()
 }
 
 // linger closes so that the peer reads what was written: a socket that is closed over unread bytes throws it away.
 func (c *conn) linger() {
-	limit := time.AfterFunc(min(c.timeout, 200*time.Millisecond), func() { _ = c.sock.Close() })
+	limit := time.AfterFunc(grace, func() { _ = c.sock.Close() })
 	defer limit.Stop()
 	_ = c.CloseWrite()
 	var sink [4096]byte

@@ -65,6 +65,9 @@ func (l *link) run(ctx context.Context) {
 	}
 }
 
+// grace is how long a connection may take to end well.
+const grace = 500 * time.Millisecond
+
 // errIdle ends a link that nothing was sent to.
 var errIdle = errors.New("idle")
 
@@ -96,16 +99,24 @@ func (l *link) connect(ctx context.Context) (*outgoing, error) {
 	o := &outgoing{conn: c, dead: make(chan struct{})}
 	r := &frameReader{r: bufio.NewReaderSize(c, 512), maxBody: maxText}
 	c.sock.dead = l.t.cfg.DialTimeout
-	if err := readHello(r); err != nil {
+	stop := context.AfterFunc(ctx, func() { _ = c.sock.Close() })
+	err = readHello(r)
+	if stop(); err != nil {
 		_ = c.sock.Close()
 		return nil, err
 	}
 	c.sock.dead, c.sock.last = l.t.cfg.DeadAfter, time.Time{}
 	l.t.count.connections[outbound].Add(1)
-	if !l.t.start(func(context.Context) {
+	if !l.t.start(func(ctx context.Context) {
 		defer l.t.count.connections[outbound].Add(-1)
 		defer close(o.dead)
+		defer context.AfterFunc(ctx, func() { // a write under way does not keep Close waiting
+			time.AfterFunc(grace, func() { _ = c.sock.Close() })
+		})()
 		o.err = readPongs(r)
+		if netErr := net.Error(nil); errors.As(o.err, &netErr) && netErr.Timeout() {
+			o.err = fmt.Errorf("nothing was heard for %v: %w", l.t.cfg.DeadAfter, o.err)
+		}
 		_ = c.sock.Close() // a writer that waits is let go
 	}) {
 		_ = c.sock.Close()
@@ -173,7 +184,7 @@ func byeError(r *frameReader) error {
 // serve sends what is queued over a connection, until it breaks. It moves on to a new one in time.
 func (l *link) serve(ctx context.Context, c *outgoing) error {
 	defer func() { _ = c.sock.Close(); <-c.dead }()
-	tick := time.NewTicker(l.t.cfg.DeadAfter / 4)
+	tick := time.NewTicker(l.t.cfg.Tick)
 	defer tick.Stop()
 	var next chan *outgoing // while a new connection is made
 	defer func() {
@@ -199,7 +210,7 @@ func (l *link) serve(ctx context.Context, c *outgoing) error {
 			c = o
 		case <-l.q.wake:
 			if err := l.send(c); err != nil {
-				return err
+				return c.why(err)
 			}
 		case o := <-next:
 			next = nil
@@ -211,13 +222,29 @@ func (l *link) serve(ctx context.Context, c *outgoing) error {
 			c = o
 		case <-tick.C:
 			if err := l.tick(c); err != nil {
-				return err
+				return c.why(err)
 			}
 			if next == nil && l.stale(c) {
 				next = l.renew(ctx)
 			}
 		}
 	}
+}
+
+// why is the reason for which a write failed, as the reader knows it: perhaps the peer said it, or was silent for too long.
+func (c *outgoing) why(err error) error {
+	if errors.Is(err, errIdle) {
+		return err
+	}
+	select {
+	case <-c.dead:
+	case <-time.After(grace):
+		return err
+	}
+	if c.err == nil || errors.Is(c.err, net.ErrClosed) {
+		return err
+	}
+	return c.err
 }
 
 // tick says a sign of life, and ends what has to end.
@@ -257,7 +284,7 @@ func (l *link) renew(ctx context.Context) chan *outgoing {
 
 // finish ends a connection after the peer has read everything: it closes when it has.
 func (l *link) finish(c *outgoing) {
-	limit := time.AfterFunc(min(l.t.cfg.DeadAfter, time.Second), func() { _ = c.sock.Close() })
+	limit := time.AfterFunc(grace, func() { _ = c.sock.Close() })
 	defer limit.Stop()
 	if c.CloseWrite() != nil { // broken
 		_ = c.sock.Close()

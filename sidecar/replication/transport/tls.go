@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 
 	"github.com/remora-storage/remora/sidecar/identity"
 )
@@ -32,7 +33,14 @@ func (t *Transport) tlsConfig(c *conn, server bool, protocols []string) *tls.Con
 	if server {
 		usage = x509.ExtKeyUsageClientAuth
 	}
+	look := func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if !slices.ContainsFunc(hello.SupportedProtos, func(p string) bool { return slices.Contains(protocols, p) }) {
+			c.foreign = printable([]byte(fmt.Sprintf("%.200q", hello.SupportedProtos)))
+		}
+		return nil, nil // crypto/tls refuses it, with the right alert; or verify does
+	}
 	return &tls.Config{
+		GetConfigForClient:          look,
 		MinVersion:                  tls.VersionTLS13,
 		Certificates:                []tls.Certificate{*c.own},
 		ClientAuth:                  tls.RequireAnyClientCert,

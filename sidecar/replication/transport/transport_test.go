@@ -3,12 +3,14 @@ package transport
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
-	"fmt"
+	"hash/crc32"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -33,6 +35,7 @@ type peer struct {
 	got       []Frame
 	from      []Identity
 	arrived   chan struct{} // closed and made again by each frame
+	hold      chan struct{} // Receive waits until it is closed
 	bulk      func(ctx context.Context, r Request, w io.Writer) error
 }
 
@@ -47,6 +50,12 @@ func (p *peer) Authorize(who Identity, group, from, to uint64) error {
 }
 
 func (p *peer) Receive(who Identity, f Frame) {
+	p.mu.Lock()
+	hold := p.hold
+	p.mu.Unlock()
+	if hold != nil {
+		<-hold
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.got, p.from = append(p.got, f), append(p.from, who)
@@ -83,7 +92,6 @@ func (p *peer) frames(t testing.TB, n int) []Frame {
 
 // logBuffer keeps log lines.
 type logBuffer struct {
-	t  testing.TB
 	mu sync.Mutex
 	b  bytes.Buffer
 }
@@ -102,15 +110,30 @@ func (l *logBuffer) String() string {
 
 // world makes peers with certificates of one authority.
 type world struct {
-	t  testing.TB
-	ca *identity.CA
+	t   testing.TB
+	dir string // of the authority
+	ca  *identity.CA
+}
+
+// root reads the authority's root and key from its file.
+func (w *world) root() (*x509.Certificate, crypto.Signer) {
+	w.t.Helper()
+	b, err := os.ReadFile(filepath.Join(w.dir, "ca.pem"))
+	require.NoError(w.t, err)
+	pair, err := tls.X509KeyPair(b, b)
+	require.NoError(w.t, err)
+	return pair.Leaf, pair.PrivateKey.(crypto.Signer)
 }
 
 func newWorld(t testing.TB) *world {
-	ca, err := identity.OpenCA(t.TempDir(), nil)
+	dir := t.TempDir()
+	ca, err := identity.OpenCA(dir, nil)
 	require.NoError(t, err)
-	return &world{t, ca}
+	return &world{t, dir, ca}
 }
+
+// newWorldOf is the same authority, for a test inside a test.
+func newWorldOf(t testing.TB, ca *identity.CA) *world { return &world{t: t, ca: ca} }
 
 // fixed is credentials that do not change.
 func fixed(t testing.TB, c *identity.Credentials) func() (*tls.Certificate, *x509.CertPool, error) {
@@ -139,7 +162,7 @@ func member(pod string) Identity {
 // peer opens a transport of pod; change may alter its configuration.
 func (w *world) peer(pod string, change ...func(*Config)) *peer {
 	w.t.Helper()
-	p := &peer{id: member(pod), log: &logBuffer{t: w.t}, arrived: make(chan struct{})}
+	p := &peer{id: member(pod), log: new(logBuffer), arrived: make(chan struct{})}
 	cfg := Config{
 		Listen: "127.0.0.1:0", TLS: w.issue(p.id), Self: p.id, Handler: p,
 		Logger:     slog.New(slog.NewTextHandler(p.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
@@ -161,12 +184,10 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	require.Eventually(t, ok, patience, 2*time.Millisecond, what)
 }
 
-// sendUntil sends frames until ok says enough.
-func (p *peer) sendUntil(addr string, what string, ok func() bool) {
-	eventually(p.t(), what, func() bool {
-		p.Send(addr, Header{Kind: 1, Group: 7, From: 1, To: 2}, []byte("again"))
-		return ok()
-	})
+// says waits for a line in the log.
+func (p *peer) says(t testing.TB, text string) {
+	t.Helper()
+	eventually(t, text, func() bool { return strings.Contains(p.log.String(), text) })
 }
 
 func TestFramesArrive(t *testing.T) {
@@ -246,7 +267,4 @@ type coded struct {
 func (c coded) Error() string { return c.text }
 func (c coded) Code() uint32  { return c.code }
 
-func (p *peer) t() testing.TB { return p.log.t }
-
-var _ = errors.New
-var _ = fmt.Sprint
+func crcOf(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
