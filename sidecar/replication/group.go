@@ -222,6 +222,12 @@ func (g *Group) Recover(ctx context.Context) (int, error) {
 	for _, it := range items {
 		g.appendItem(it)
 	}
+	if g.peers != nil { // where the owner is, the leader had better be
+		if leader, _ := g.peers.core.Leader(); leader == 0 {
+			g.peers.core.Campaign()
+			g.process()
+		}
+	}
 	g.mu.Unlock()
 	err := g.settle(ctx)
 	if errors.Is(err, ErrFenced) { // an owner elsewhere has opened an epoch since: what is here never counts, and we may open the next

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	pb "go.etcd.io/raft/v3/raftpb"
@@ -134,6 +135,17 @@ func (g *Group) tick() {
 	if len(g.peers.pending) > 0 {
 		g.disk.poke(true)
 	}
+}
+
+// Gone says that the process that served a peer has ended, or that its connection was closed.
+func (g *Group) Gone(peer uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.peers == nil || g.failed != nil || g.closing {
+		return
+	}
+	g.peers.core.Gone(peer)
+	g.process()
 }
 
 // run ticks, and catches up with a leader whose log does not reach back to ours.
@@ -316,6 +328,9 @@ func (g *Group) takeCommitted(done []consensus.Committed) {
 				return
 			}
 			it = *have
+			if c.Accepted && len(g.recovered) > 0 {
+				g.recovered = slices.DeleteFunc(g.recovered, func(r item) bool { return r.rec.Name == c.Name })
+			}
 			if have.own && c.Accepted {
 				have.own = false
 				if accepted == 0 {

@@ -53,12 +53,13 @@ type Core struct {
 	tail     record.Acceptance // where this replica leads: of its whole log
 	tailTerm uint64            // for which term tail holds; 0: not known
 
-	stream  stream
-	waiting []Message // Propose messages that nobody has looked at yet
-	out     []Message
-	ignore  uint64
-	ticks   uint64
-	failed  error
+	stream   stream
+	waiting  []Message // Propose messages that nobody has looked at yet
+	out      []Message
+	ignore   uint64
+	ticks    uint64
+	campaign uint64 // tick at which to ask to lead; 0: none
+	failed   error
 }
 
 // membership is who the members are from an index on.
@@ -90,11 +91,39 @@ func New(cfg Config) (*Core, error) {
 func (c *Core) Tick() {
 	c.ticks++
 	c.raw.Tick()
+	if c.campaign != 0 && c.ticks >= c.campaign {
+		if c.campaign = 0; c.leader == 0 {
+			c.Campaign()
+		}
+	}
 	c.stream.tick(c)
 }
 
 // Campaign asks to lead now: for a group that was just started, whose owner is here.
 func (c *Core) Campaign() { _ = c.raw.Campaign() }
+
+// Gone says that the process of a peer has ended, or seems to. If it led, nobody does until somebody is elected, and that is not put off
+// for as long as a leader's silence would be.
+func (c *Core) Gone(peer uint64) {
+	c.raw.ReportUnreachable(peer)
+	if peer != c.leader || c.leads {
+		return
+	}
+	if c.raw.ForgetLeader() == nil {
+		c.campaign = c.ticks + patience(c.Members().GetVoters(), c.id)
+	}
+}
+
+// patience is after how many ticks a voter asks to lead when the leader is gone: not all at once.
+func patience(voters []uint64, id uint64) uint64 {
+	rank := 0
+	for _, v := range voters {
+		if v < id {
+			rank++
+		}
+	}
+	return uint64(2 + 2*rank)
+}
 
 // Transfer asks the leader, if this is it, to hand over to another voter.
 func (c *Core) Transfer(to uint64) { c.raw.TransferLeader(to) }
@@ -255,9 +284,7 @@ func (c *Core) commit(m *pb.Message, out *Output) {
 	for _, r := range m.GetResponses() {
 		_ = c.raw.Step(r)
 	}
-	if c.stream.accepted(c.acceptance) {
-		c.stream.moved = c.ticks
-	}
+	c.stream.review(c.acceptance)
 }
 
 func (c *Core) commitOne(e *pb.Entry, done *Committed) error {
@@ -282,6 +309,9 @@ func (c *Core) commitOne(e *pb.Entry, done *Committed) error {
 	}
 	done.Record, done.Kind, done.Name = true, kind, name
 	done.Accepted = c.acceptance.Step(kind, name)
+	if done.Accepted && c.stream.pop(name) {
+		c.stream.moved = c.ticks
+	}
 	return nil
 }
 
@@ -327,7 +357,8 @@ func (c *Core) Restore(index, term uint64, members *pb.ConfState, a record.Accep
 	m := &pb.Message{Type: pb.MsgSnap.Enum(), To: proto.Uint64(c.id), From: proto.Uint64(c.leader), Term: proto.Uint64(c.raw.BasicStatus().HardState.GetTerm()),
 		Snapshot: &pb.Snapshot{Metadata: meta}}
 	c.acceptance = a
-	c.stream.accepted(a)
+	c.stream.skip(a)
+	c.stream.review(a)
 	return c.raw.Step(m)
 }
 

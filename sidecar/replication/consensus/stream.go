@@ -141,25 +141,33 @@ func (c *Core) knowTail() bool {
 	return true
 }
 
-// accepted drops what is accepted from the front, and tells whether there was any.
-func (s *stream) accepted(a record.Acceptance) bool {
-	n := 0
-	for n < len(s.entries) && counts(a, s.entries[n]) {
-		n++
+// pop drops a record that was accepted, and tells whether it was the first of the stream.
+func (s *stream) pop(n record.Name) bool {
+	if len(s.entries) == 0 || s.entries[0].Name != n {
+		return false
 	}
-	if n > 0 {
-		s.entries = s.entries[n:]
-		s.next = max(0, s.next-n)
-	}
-	if len(s.entries) == 0 {
+	s.next = max(0, s.next-1)
+	if s.entries = s.entries[1:]; len(s.entries) == 0 {
 		s.entries = nil
 	}
+	return true
+}
+
+// skip drops what an acceptance state of a peer has accepted. (What is of an epoch before that one may have been accepted, too, and nobody
+// can tell any more.)
+func (s *stream) skip(a record.Acceptance) {
+	for len(s.entries) > 0 && counts(a, s.entries[0]) {
+		s.pop(s.entries[0].Name)
+	}
+}
+
+// review finds what can never be accepted.
+func (s *stream) review(a record.Acceptance) {
 	for _, e := range s.entries {
-		if e.Name.Epoch < a.Epoch || e.Name.Epoch == a.Epoch && e.Name.Incarnation != a.Incarnation {
+		if e.Name.Epoch < a.Epoch || e.Name.Epoch == a.Epoch && (e.Name.Incarnation != a.Incarnation || e.Name.Seq <= a.Last) {
 			s.old = true
 		}
 	}
-	return n > 0
 }
 
 // counts tells whether a record is among what an acceptance state has accepted.
