@@ -25,7 +25,7 @@ func openNetwork(h *host) (network, error) {
 	if self.Tenant != h.cfg.Namespace || self.Pod != h.cfg.Pod {
 		return nil, fmt.Errorf("--identity %s is the certificate of %s, and this is %s/%s", h.cfg.Identity, self, h.cfg.Namespace, h.cfg.Pod)
 	}
-	return transport.Open(h.ctx, transport.Config{Listen: "127.0.0.1:0", TLS: files.TLS, Self: self, Handler: handler{h}, Logger: h.cfg.Logger})
+	return transport.Open(h.ctx, transport.Config{Listen: "127.0.0.1:0", TLS: files.TLS, Self: self, Handler: handler{h}, Lost: h.lost, Logger: h.cfg.Logger})
 }
 
 // handler answers the transport.
@@ -51,6 +51,25 @@ func (a handler) Bulk(ctx context.Context, _ transport.Identity, r transport.Req
 		return errors.New("the replica is not open here")
 	}
 	return g.Bulk(ctx, r.Body, w)
+}
+
+// lost tells the groups that the process at an address has ended.
+func (h *host) lost(addr string) {
+	gone := map[*hosted]uint64{}
+	h.mu.Lock()
+	for _, r := range h.hosted {
+		for id, m := range h.byID[r.volume] {
+			if m.Address == addr && id != r.id {
+				gone[r] = uint64(id)
+			}
+		}
+	}
+	h.mu.Unlock()
+	for r, id := range gone {
+		if g, ok := r.open().(*peerGroup); ok {
+			g.Gone(id)
+		}
+	}
 }
 
 // peerGroup is a replica's part of a group of several.

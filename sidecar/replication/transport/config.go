@@ -59,6 +59,8 @@ type Config struct {
 	Self    Identity // who this process is; its tenant is the only one that it talks to
 	Handler Handler
 	Logger  *slog.Logger // required
+	// Lost is told, if it is set, that a connection to an address has ended: most often because the process there has.
+	Lost func(addr string)
 
 	MaxFrame    int           // bytes of a body, at most; 0: 32 MiB. The same at all peers
 	QueueBytes  int           // bytes that wait for a peer, at most, but for a single frame; 0: 16 MiB

@@ -55,6 +55,9 @@ func (l *link) run(ctx context.Context) {
 		if errors.Is(err, errIdle) {
 			return
 		}
+		if l.t.cfg.Lost != nil && ctx.Err() == nil {
+			l.t.cfg.Lost(l.addr)
+		}
 		if time.Since(began) > l.t.cfg.BackoffMax {
 			l.failures = 0
 			l.lost(ctx, err)
