@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -257,4 +258,62 @@ func TestFillRefuses(t *testing.T) {
 	f, err = c.store.Fill(late)
 	require.NoError(t, err)
 	require.Zero(t, f)
+}
+
+// TestInstallFails: a store into which half a snapshot went is refused until a whole one is there.
+func TestInstallFails(t *testing.T) {
+	v, a := newVolume(t, rand.New(rand.NewPCG(4, 4)))
+	defer v.fs.Close()
+	v.steps(20)
+	v.pump()
+	c := newReplica(t, v.rng, v.key)
+	broken := errors.New("the peer is gone")
+	keys := 0
+	err := store.Install(c.config(store.Checkpoint{}), a.store.Position(), func() ([]byte, []byte, error) {
+		if keys++; keys < 50000 { // Pebble has put some of it on the disk by then
+			return meta.InodeKey(meta.Ino(keys)), make([]byte, 100), nil
+		}
+		return nil, nil, broken
+	})
+	require.ErrorIs(t, err, broken)
+	_, err = store.Open(c.config(store.Checkpoint{}))
+	require.ErrorIs(t, err, store.ErrDamaged)
+	for _, keys := range [][]byte{{}, {meta.LocalPrefix, 0}, {99}} {
+		err = store.Install(c.config(store.Checkpoint{}), a.store.Position(), func() ([]byte, []byte, error) { return keys, nil, nil })
+		require.ErrorIs(t, err, store.ErrMalformed, "%x", keys)
+	}
+	require.NoError(t, c.install(a))
+	c.open(v, a.store.Position().Index)
+	c.complete(a)
+}
+
+// TestInstallOverDamage: metadata that cannot be opened any more is replaced, and nothing of the content is trusted.
+func TestInstallOverDamage(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 5))
+	v, a := newVolume(t, rng)
+	defer v.fs.Close()
+	v.create()
+	v.write(v.inos[0], 0, 300_000)
+	v.pump()
+	c := newReplica(t, rng, v.key)
+	require.NoError(t, c.install(a))
+	c.open(v, a.store.Position().Index)
+	c.complete(a)
+	require.NoError(t, c.store.Close())
+	names, err := c.fs.List("r/meta")
+	require.NoError(t, err)
+	for _, n := range names {
+		if strings.HasPrefix(n, "MANIFEST") {
+			require.NoError(t, c.fs.Flip("r/meta/"+n, 40, 3))
+		}
+	}
+	_, at := c.super()
+	_, err = store.Open(c.config(at))
+	require.ErrorIs(t, err, store.ErrDamaged)
+	require.NoError(t, c.install(a))
+	c.open(v, a.store.Position().Index)
+	p, err := c.store.Progress(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, p.Bytes, p.AbsentBytes)
+	c.complete(a)
 }

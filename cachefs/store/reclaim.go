@@ -46,15 +46,13 @@ func (s *Store) giveBack(slot uint32) error {
 func (s *Store) punchAbsent(f freed) error {
 	s.mu.Lock()
 	b, err := s.blob(f.blob, 0, 0)
+	s.mu.Unlock()
 	if err != nil || b == nil || b.gone {
-		s.mu.Unlock()
 		return err
 	}
-	have := b.have()
-	s.mu.Unlock()
 	for i := f.first; i < f.first+f.count; {
 		n := uint32(0)
-		for i+n < f.first+f.count && !have.Has(i+n) {
+		for i+n < f.first+f.count && !b.here.Has(i+n) {
 			n++
 		}
 		if n > 0 {

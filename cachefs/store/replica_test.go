@@ -194,6 +194,7 @@ func (r *replica) complete(from *replica) {
 		}
 	}
 	r.checkpoint()
+	r.invariants()
 	p, err := r.store.Progress(context.Background())
 	require.NoError(r.t, err)
 	require.Zero(r.t, p.AbsentBytes)
@@ -248,6 +249,38 @@ func (r *replica) requirePart(of *replica) (absent int) {
 		}
 	}
 	return absent
+}
+
+// invariants checks what the replica says of itself, after a checkpoint.
+func (r *replica) invariants() {
+	rows, slots := map[record.BlobID]store.Want{}, map[uint32]bool{}
+	for _, w := range r.all() {
+		rows[w.Blob] = w
+	}
+	here := map[record.BlobID]meta.Bitmap{}
+	require.NoError(r.t, r.store.Scan([]byte{meta.LocalPrefix}, []byte{0xff}, func(key, value []byte) error {
+		l, err := store.DecodeLocal(key, value)
+		require.NoError(r.t, err)
+		switch {
+		case l.Residency != nil:
+			w, ok := rows[l.Residency.Blob]
+			require.True(r.t, ok, "no chunk has blob %d", l.Residency.Blob)
+			require.Equal(r.t, w.Last, l.Residency.Last)
+			require.False(r.t, slots[l.Residency.Slot], "a slot is used twice")
+			slots[l.Residency.Slot] = true
+			here[w.Blob] = l.Residency.Here
+			for i := range uint32(record.ChunkBlocks) {
+				require.False(r.t, l.Residency.Here.Has(i) && !w.Blocks.Has(i), "blob %d block %d is here and a hole", w.Blob, i)
+			}
+		case l.Seals != nil:
+			m := here[l.Seals.Blob]
+			for i := range l.Seals.Seals {
+				block := l.Seals.First + uint32(i)
+				require.Equal(r.t, m.Has(block), !l.Seals.Seals[i].IsZero(), "blob %d block %d", l.Seals.Blob, block)
+			}
+		}
+		return nil
+	}))
 }
 
 // all are the chunks of the volume.
