@@ -339,4 +339,7 @@ func (d *Disk) forget(g *Group) {
 		}
 	}
 	d.groups = left
+	if from := g.cfg.Replica.JournalFrom(); from != 0 {
+		d.closed[g.key()] = journal.LSN(from)
+	}
 }

@@ -65,6 +65,8 @@ type Disk struct {
 	committing bool       // somebody is in the journal's sync
 	groups     []*Group
 	found      histories // what the journal had, until the groups have taken it
+	closed     map[replicaKey]journal.LSN // from where on replicas that are not open need it
+	taken      map[replicaKey]bool        // replicas that were opened: the journal is read once
 
 	armed atomic.Bool   // the background will commit soon
 	kick  chan struct{} // it shall
@@ -86,6 +88,9 @@ func OpenDisk(cfg Config, dir *diskdir.Dir) (*Disk, error) {
 			again: func() { clear(d.found) }}}, d.found.visit)
 	if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
+	}
+	if err := d.findClosed(); err != nil {
+		return nil, errors.Join(err, d.journal.Close())
 	}
 	if !d.cfg.Manual {
 		d.wg.Go(d.background)
@@ -192,7 +197,38 @@ func (d *Disk) sync() (journal.LSN, error) {
 	return d.journal.SyncTo(end)
 }
 
-// release gives back the journal's segments below a position that no group needs. What the journal has of a replica that nobody has opened is kept.
+// findClosed learns what the directory's replicas need of the journal, before any of them is open.
+func (d *Disk) findClosed() error {
+	d.closed, d.taken = map[replicaKey]journal.LSN{}, map[replicaKey]bool{}
+	infos, err := d.dir.Replicas()
+	if err != nil {
+		return err
+	}
+	for _, info := range infos {
+		r, err := d.dir.OpenReplica(info.Replica)
+		if err != nil {
+			return err
+		}
+		if from := r.JournalFrom(); from != 0 {
+			d.closed[replicaKey{info.Group, info.Replica}] = journal.LSN(from)
+		}
+		if err := r.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Forget says that a replica in the directory that is not open will never be opened again: the journal keeps nothing for it.
+func (d *Disk) Forget(info diskdir.ReplicaInfo) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	key := replicaKey{info.Group, info.Replica}
+	delete(d.found, key)
+	delete(d.closed, key)
+}
+
+// release gives back the journal's segments below a position that no group needs. What it has of a replica that is not open is kept.
 func (d *Disk) release(below journal.LSN) error {
 	d.mu.Lock()
 	for _, h := range d.found {
@@ -202,6 +238,9 @@ func (d *Disk) release(below journal.LSN) error {
 	}
 	for _, g := range d.groups {
 		below = min(below, g.keep())
+	}
+	for _, from := range d.closed {
+		below = min(below, from)
 	}
 	d.mu.Unlock()
 	return d.journal.Release(below)

@@ -23,6 +23,9 @@ import (
 // ErrClosed: the group was closed.
 var ErrClosed = errors.New("the volume's log is closed")
 
+// ErrOpenedBefore: the replica was opened before by this process, which has its journal's history no more.
+var ErrOpenedBefore = errors.New("the replica was opened before by this process: only a new process can open it again")
+
 // GroupConfig of a group.
 type GroupConfig struct {
 	Replica *diskdir.Replica
@@ -85,6 +88,9 @@ type Group struct {
 func (d *Disk) OpenGroup(cfg GroupConfig) (*Group, error) {
 	g := &Group{cfg: cfg, disk: d, placed: map[record.BlobID]journal.LSN{}}
 	g.changed, g.work = sync.NewCond(&g.mu), sync.NewCond(&g.mu)
+	if d.wasTaken(g.key()) {
+		return nil, ErrOpenedBefore
+	}
 	g.lag = time.AfterFunc(time.Hour, g.applyDue)
 	var err error
 	if g.hollow.Store(cfg.Replica.GroupState().Installing); !g.hollow.Load() {
@@ -158,6 +164,12 @@ func (g *Group) checkJournal() error {
 	return nil
 }
 
+func (d *Disk) wasTaken(key replicaKey) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.taken[key]
+}
+
 // take hands over what the journal has of a group's replica, and counts the group among those that need the journal.
 func (d *Disk) take(g *Group) *history {
 	d.mu.Lock()
@@ -165,10 +177,15 @@ func (d *Disk) take(g *Group) *history {
 	key := g.key()
 	h := d.found[key]
 	delete(d.found, key)
+	d.taken[key] = true
 	g.firstKept = d.journal.End()
 	if h != nil && len(h.payloads) > 0 {
 		g.firstKept = h.payloads[0].lsn
 	}
+	if from, ok := d.closed[key]; ok {
+		g.firstKept = min(g.firstKept, from)
+	}
+	delete(d.closed, key)
 	d.groups = append(slices.Clone(d.groups), g)
 	return h
 }
