@@ -97,6 +97,9 @@ func (b *bench) makeSides(ctx context.Context) error {
 		b.sides = []side{plain, {name: "target", dir: target}}
 		return errors.Join(err, os.Chmod(target, 0o755))
 	}
+	if err := b.mountPeers(); err != nil {
+		return err
+	}
 	r, err := startRig(ctx, b.cfg, filepath.Join(b.dir, "remora"), b.logf)
 	if err != nil {
 		return err
@@ -107,9 +110,13 @@ func (b *bench) makeSides(ctx context.Context) error {
 		return err
 	}
 	b.sides = []side{plain, sealed}
-	if b.cfg.Against == "unsealed" {
+	switch b.cfg.Against {
+	case "unsealed":
 		b.sides[1].name = "sealed"
 		b.sides[0], err = b.volume(ctx, "unsealed", "open")
+	case "one":
+		b.sides[1].name = "three"
+		b.sides[0], err = b.volume(ctx, "one", "one")
 	}
 	if b.cfg.Floor && err == nil {
 		if b.floor, err = b.startFloor(ctx); err == nil {
@@ -140,7 +147,7 @@ func (b *bench) close() error {
 		err = errors.Join(err, b.floor.close())
 	}
 	mounts, mountErr := fuseMounts(b.dir)
-	err = errors.Join(err, mountErr)
+	err = errors.Join(err, mountErr, b.unmountPeers())
 	if len(mounts) > 0 || b.cfg.Keep {
 		b.logf("left: %s", b.dir)
 		return err
