@@ -85,6 +85,9 @@ func (p *pod) report(ctx context.Context) status.Pod {
 	for _, v := range p.wanted().spec.Volumes {
 		r.Volumes = append(r.Volumes, p.reportVolume(ctx, v.Name, silent))
 	}
+	if silent == "" {
+		r.Hosted = p.lastHosted()
+	}
 	return r
 }
 
@@ -130,6 +133,15 @@ func (p *pod) reportVolume(ctx context.Context, name, silent string) status.Volu
 	}
 	v.Replicas = replicas
 	return v
+}
+
+func (p *pod) lastHosted() []status.Hosted {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.known == nil || p.known.Hosted == nil {
+		return []status.Hosted{}
+	}
+	return p.known.Hosted
 }
 
 func (p *pod) lastWord(name string) (status.Volume, bool) {

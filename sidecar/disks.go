@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,6 +41,12 @@ func (d *disks) served(name string) *openDisk {
 		}
 	}
 	return nil
+}
+
+func (d *disks) list() []*openDisk {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.open)
 }
 
 // first returns a directory that is open; nil if none is.

@@ -39,6 +39,8 @@ type host struct {
 	work sync.WaitGroup
 	kick chan struct{} // look now
 
+	forgot time.Time // by poll alone
+
 	mu      sync.Mutex
 	net     network                                   // nil until the first replica is here
 	all     []v1alpha1.Volume                         // as listed last, those of one copy among them
@@ -135,6 +137,35 @@ func (h *host) poll(ctx context.Context) {
 		}
 	}
 	h.drop()
+	if err == nil && time.Since(h.forgot) > forgetEvery {
+		h.forget()
+		h.forgot = time.Now()
+	}
+}
+
+// forgetEvery is how often the disks are looked through for replicas that are no members any more.
+const forgetEvery = 5 * time.Second
+
+// forget lets the journals of the disks that are served here go on without replicas that are no members any more.
+func (h *host) forget() {
+	for _, d := range h.disks.list() {
+		infos, err := d.dir.Replicas()
+		if err != nil {
+			continue
+		}
+		for _, info := range infos {
+			o, known := h.object(info.Volume)
+			if known && o.UID == info.VolumeUID && o.Phase == v1alpha1.VolumeReady && o.Member(info.Replica.String()) == nil && !h.isHosted(info.Replica) {
+				d.disk.Forget(info)
+			}
+		}
+	}
+}
+
+func (h *host) isHosted(id diskdir.ID) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.hosted[id] != nil
 }
 
 // refresh reads the objects. What cannot be read is left as it was.

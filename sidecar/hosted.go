@@ -161,11 +161,15 @@ func (h *host) keys(o *v1alpha1.Volume) (*seal.Keys, error) {
 	return keys, nil
 }
 
+// errOnlyOnce: a replica's journal is read once by a process.
+var errOnlyOnce = errors.New("start this process again when that is mended (in dev: remora dev restart-pod)")
+
 // again tells whether it is time to open it anew after a failure. Damage stays: another try finds the same.
 func (r *hosted) again() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.err != nil && stateOf(r.err) != status.Damaged && time.Since(r.failed) > retryAfter
+	final := errors.Is(r.err, errOnlyOnce) || stateOf(r.err) == status.Damaged
+	return r.err != nil && !final && time.Since(r.failed) > retryAfter
 }
 
 // opened waits a while until the replica is open or has failed.

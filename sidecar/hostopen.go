@@ -137,7 +137,7 @@ func openGroup(_ context.Context, h *host, r *hosted, what opening) (hostedGroup
 				h.cfg.Logger.Warn("the Volume object does not know the group's members yet; it is told again", "volume", r.volume, "err", err)
 			}
 		},
-		Force:   what.object.Survivor == r.id.String(),
+		Force: what.object.Survivor == r.id.String(),
 	}
 	if what.object.Phase == v1alpha1.VolumeBootstrapping {
 		for _, m := range what.object.Members {
@@ -150,7 +150,7 @@ func openGroup(_ context.Context, h *host, r *hosted, what opening) (hostedGroup
 	}
 	g, err := what.disk.disk.OpenGroup(replication.GroupConfig{Replica: what.replica, Keys: what.keys, Trace: h.traceOf(r.volume), Logger: h.cfg.Logger, Peers: peers})
 	if err != nil {
-		return nil, errors.Join(err, what.replica.Close())
+		return nil, errors.Join(fmt.Errorf("%w; %w", err, errOnlyOnce), what.replica.Close())
 	}
 	return &peerGroup{g}, nil
 }

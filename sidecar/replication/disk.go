@@ -64,7 +64,7 @@ type Disk struct {
 	ended      *sync.Cond // a commit has ended
 	committing bool       // somebody is in the journal's sync
 	groups     []*Group
-	found      histories // what the journal had, until the groups have taken it
+	found      histories                  // what the journal had, until the groups have taken it
 	closed     map[replicaKey]journal.LSN // from where on replicas that are not open need it
 	taken      map[replicaKey]bool        // replicas that were opened: the journal is read once
 
