@@ -15,10 +15,12 @@ import (
 
 // tracer stops a sidecar at every system call, by ptrace(2), and sees the requests that it reads and the answers that it writes.
 type tracer struct {
-	pid    int
-	fuse   uint64            // its descriptor of /dev/fuse
-	calls  map[int]sysCall   // that the threads are in
-	opcode map[uint64]uint32 // of requests by unique
+	pid      int
+	fuse     uint64            // its descriptor of /dev/fuse
+	calls    map[int]sysCall   // that the threads are in
+	opcode   map[uint64]uint32 // of requests by unique
+	stopping map[int]bool      // threads that were told to stop, and have not done so yet
+	attached chan struct{}     // closed when there are no such any more
 }
 
 // sysCall is struct ptrace_syscall_info at the entry of a call.
@@ -44,12 +46,15 @@ func killBeforeAnswer(args []string) error {
 		return err
 	}
 	runtime.LockOSThread() // a tracer is a thread
-	t := &tracer{pid: pid, calls: map[int]sysCall{}, opcode: map[uint64]uint32{}}
+	t := &tracer{pid: pid, calls: map[int]sysCall{}, opcode: map[uint64]uint32{}, stopping: map[int]bool{}, attached: make(chan struct{})}
 	if err := errors.Join(t.findFuse(), t.attach()); err != nil {
 		return err
 	}
 	said := make(chan error, 1)
-	go func() { said <- say("attached") }() // the sidecar must go on meanwhile
+	go func() { // the sidecar must go on meanwhile
+		<-t.attached
+		said <- say("attached")
+	}()
 	for {
 		tid, answered, err := t.next()
 		if err != nil {
@@ -113,9 +118,22 @@ func (t *tracer) attach() error {
 			if err != nil {
 				return err
 			}
+			t.stopping[tid] = true
 		}
 	}
 	return nil
+}
+
+// stopped notes that a thread has stopped for the first time, or ended. Before that it may still return from a read that nobody has seen it
+// enter, with the request that the test waits for.
+func (t *tracer) stopped(tid int) {
+	if !t.stopping[tid] {
+		return
+	}
+	delete(t.stopping, tid)
+	if len(t.stopping) == 0 {
+		close(t.attached)
+	}
 }
 
 // resume lets a thread run to its next system call.
@@ -139,6 +157,7 @@ func (t *tracer) next() (tid int, answered uint32, err error) {
 			return 0, 0, fmt.Errorf("the sidecar ended without the answer: %w", err)
 		}
 		if !ws.Stopped() {
+			t.stopped(tid)
 			continue
 		}
 		if ws.StopSignal() == unix.SIGTRAP|0x80 {
@@ -148,6 +167,7 @@ func (t *tracer) next() (tid int, answered uint32, err error) {
 		signal := ws.StopSignal()
 		if uint32(ws)>>16 != 0 { // a stop of ptrace's own
 			signal = 0
+			t.stopped(tid)
 		}
 		if err := t.resume(tid, signal); err != nil {
 			return 0, 0, err
