@@ -41,15 +41,32 @@ func (g *Group) filler() {
 	}
 }
 
+// with runs something on a store, if that is still the replica's, and keeps it open meanwhile: it may be replaced at any time.
+func (g *Group) with(ctx context.Context, s *store.Store, run func(context.Context) error) error {
+	ctx, done, err := g.use(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if s == nil || g.Store() != s {
+		return errNotHere
+	}
+	return run(ctx)
+}
+
 // fillOnce goes once through what is absent.
 func (g *Group) fillOnce(ctx context.Context) error {
 	s := g.Store()
 	if s == nil || s.Complete() || g.hollow.Load() {
 		return nil
 	}
-	var after store.Cursor
+	var after, next store.Cursor
 	for {
-		wants, next, err := s.Missing(ctx, after, fillBatch)
+		var wants []store.Want
+		err := g.with(ctx, s, func(ctx context.Context) (err error) {
+			wants, next, err = s.Missing(ctx, after, fillBatch)
+			return err
+		})
 		if err != nil {
 			return err
 		}
@@ -67,7 +84,11 @@ func (g *Group) fillOnce(ctx context.Context) error {
 	if err := g.checkpointNow(ctx); err != nil { // what was filled counts when it is durable
 		return err
 	}
-	progress, err := s.Progress(ctx)
+	var progress store.Progress
+	err := g.with(ctx, s, func(ctx context.Context) (err error) {
+		progress, err = s.Progress(ctx)
+		return err
+	})
 	g.mu.Lock()
 	g.peers.progress = progress
 	g.mu.Unlock()
@@ -112,7 +133,11 @@ func (g *Group) Fetch(ctx context.Context, ino meta.Ino, chunk uint64, first, n 
 	if s == nil {
 		return errNotHere
 	}
-	want, err := s.Want(ino, chunk, first, n)
+	var want store.Want
+	err := g.with(ctx, s, func(context.Context) (err error) {
+		want, err = s.Want(ino, chunk, first, n)
+		return err
+	})
 	if err != nil || want.IsZero() {
 		return err
 	}
@@ -179,7 +204,11 @@ func (g *Group) fetchFrom(ctx context.Context, s *store.Store, peer uint64, want
 	if err != nil {
 		return false, fmt.Errorf("from %016x: %w", peer, err)
 	}
-	filled, err := s.Fill(c)
+	var filled store.Filled
+	err = g.with(ctx, s, func(context.Context) (err error) {
+		filled, err = s.Fill(c)
+		return err
+	})
 	switch {
 	case errors.Is(err, store.ErrBehind):
 		return false, nil // it has changed: look again
