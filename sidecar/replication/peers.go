@@ -393,13 +393,18 @@ func (g *Group) forgetApplied(items []item) {
 			}
 		}
 	}
-	base, entries := p.core.Base(), p.core.Entries()
-	most := len(entries)
+	most := len(p.core.Entries())
 	if p.bytes > logBytes {
 		most /= 2
 	}
+	g.forgetLog(func() { p.core.Compact(uint64(g.applied), most) })
+}
 
-	p.core.Compact(uint64(g.applied), most)
+// forgetLog forgets the records of what compact takes out of the log in memory. g.mu is held.
+func (g *Group) forgetLog(compact func()) {
+	p := g.peers
+	base, entries := p.core.Base(), p.core.Entries()
+	compact()
 	for _, e := range entries[:p.core.Base()-base] {
 		if _, n, err := consensus.DecodeName(e.GetData()); err == nil {
 			if it := p.table[n]; it != nil && it.done && uint64(it.index) <= p.core.Base() {

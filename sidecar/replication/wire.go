@@ -55,6 +55,7 @@ func (g *Group) sendRaft(to uint64, m *pb.Message) {
 			parts, size, err := g.payloadOf(m.GetEntries()[n])
 			if err != nil {
 				g.cfg.Logger.Warn("a peer needs a record that is not here any more: it will be caught up by a copy", "err", err)
+				g.forgetLog(func() { g.peers.core.Forget(min(m.GetEntries()[n].GetIndex(), uint64(g.applied))) })
 				return
 			}
 			if n > 0 && bytes+size > messageBytes {

@@ -380,7 +380,12 @@ func (c *Core) Compact(applied uint64, most int) {
 	if last := c.log.last(); last > uint64(most) {
 		lag = max(lag, min(applied, last-uint64(most)))
 	}
-	c.log.compact(min(lag, hold))
+	c.Forget(min(lag, hold))
+}
+
+// Forget drops the log up to an index that is applied, whoever needs it: what is in it cannot be sent any more.
+func (c *Core) Forget(applied uint64) {
+	c.log.compact(applied)
 	for len(c.members) > 1 && c.members[1].index <= c.log.base {
 		c.members = c.members[1:]
 	}
