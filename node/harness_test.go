@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -237,6 +238,15 @@ func (r *rig) program(path string) *process {
 	return p
 }
 
+// serves waits until the sidecar that opened an epoch of volume data serves.
+func (r *rig) serves(p *corev1.Pod, epoch int) {
+	r.t.Helper()
+	r.eventually(fmt.Sprint("a sidecar serves in epoch ", epoch), func() bool {
+		o := r.api.volume(p.Namespace, "data-"+p.Name)
+		return o.Status.Epoch >= uint64(epoch) && r.metric("remora_node_unserved_mounts") == 0 && r.metric("remora_node_mounts_without_descriptor") == 0
+	})
+}
+
 // progress waits for the next writes, ten of them, that are not there yet.
 func (p *process) progress() {
 	p.t.Helper()
@@ -322,3 +332,11 @@ func (r *rig) register() (*registration.PluginInfo, registration.RegistrationCli
 	require.NoError(r.t, err)
 	return info, c
 }
+
+// stateSays tells whether what the plugin keeps of a pod has a text in it.
+func (r *rig) stateSays(p *corev1.Pod, text string) bool {
+	b, err := os.ReadFile(filepath.Join(r.cfg.KubeletDir, "plugins/remora.dev/state", string(p.UID)+".json"))
+	return err == nil && strings.Contains(string(b), text)
+}
+
+func contains(all []string, one string) bool { return slices.Contains(all, one) }

@@ -23,9 +23,10 @@ func TestLifeOfAPodsVolume(t *testing.T) {
 	s := r.sidecar(p)
 	file := filepath.Join(r.target(p, "data"), "file")
 	writer := r.program(file)
-	for range 3 {
+	for epoch := range 3 {
 		s.kill()
 		s = r.sidecar(p)
+		r.serves(p, epoch+2)
 		writer.progress()
 	}
 	writer.finish()

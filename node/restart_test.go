@@ -1,0 +1,151 @@
+package node_test
+
+import (
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/remora-storage/remora/node"
+)
+
+// TestPluginRestarts kills and stops the plugin under a program that writes: nobody notices. The descriptor comes back from the sidecar, so
+// that the sidecar can die afterwards.
+func TestPluginRestarts(t *testing.T) {
+	r := newRig(t, nil)
+	p := r.api.pod("default", "db-0", "n1", []string{"data"}, nil)
+	r.publishAll(p)
+	s := r.sidecar(p)
+	writer := r.program(filepath.Join(r.target(p, "data"), "file"))
+	epoch := 1
+	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM, syscall.SIGKILL} {
+		r.plugin.end(sig)
+		writer.progress()
+		r.start()
+		r.serves(p, epoch)
+		r.publishAll(p) // as a kubelet that was restarted, too, does
+		s.kill()
+		s = r.sidecar(p)
+		epoch++
+		r.serves(p, epoch)
+		writer.progress()
+	}
+	writer.finish()
+	r.plugin.kill()
+	r.start()
+	r.serves(p, epoch)
+	r.unpublish(p, "data", "remora-disks")
+	require.Empty(t, r.mounts())
+	_ = s.Wait() // a sidecar whose mount is gone ends
+	require.Zero(t, r.metric("remora_node_mounts"))
+}
+
+// TestUnpublishedAfterBothDied: the kubelet calls a plugin that has only its state file, and no sidecar.
+func TestUnpublishedAfterBothDied(t *testing.T) {
+	r := newRig(t, nil)
+	p := r.api.pod("default", "db-0", "n1", []string{"data"}, nil)
+	r.publishAll(p)
+	s := r.sidecar(p)
+	r.program(filepath.Join(r.target(p, "data"), "file")).finish()
+	r.plugin.kill()
+	s.kill()
+	r.start()
+	r.unpublish(p, "data", "remora-disks")
+	require.Empty(t, r.mounts())
+	require.Empty(t, names(t, filepath.Join(r.cfg.KubeletDir, "plugins/remora.dev/state")))
+}
+
+// TestLostConnection: plugin and sidecar die together, and with them the last descriptor. Programs get errors, and the pod an event; the
+// next sidecar gets a new mount with everything that was written.
+func TestLostConnection(t *testing.T) {
+	r := newRig(t, nil)
+	p := r.api.pod("default", "db-0", "n1", []string{"data"}, nil)
+	r.publishAll(p)
+	s := r.sidecar(p)
+	file := filepath.Join(r.target(p, "data"), "file")
+	writer := r.program(file)
+	r.eventually("the state says that it was served", func() bool { return r.stateSays(p, `"served": true`) })
+	r.plugin.kill()
+	s.kill()
+	require.Error(t, writer.Wait())
+	r.start()
+	r.sidecar(p)
+	r.serves(p, 2)
+	b, err := r.read(file)
+	require.NoError(t, err)
+	require.Contains(t, string(b), "line 0\n")
+	r.eventually("an event says so", func() bool { return contains(r.api.reasons("db-0"), "VolumeMountedAnew") })
+	r.program(file + "2").finish()
+}
+
+// TestHangBudget: a mount that nobody serves any more is aborted, and the next sidecar gets a new one.
+func TestHangBudget(t *testing.T) {
+	r := newRig(t, func(c *node.Config) { c.HangBudget = time.Second })
+	p := r.api.pod("default", "db-0", "n1", []string{"data"}, nil)
+	r.publishAll(p)
+	s := r.sidecar(p)
+	file := filepath.Join(r.target(p, "data"), "file")
+	writer := r.program(file)
+	s.kill()
+	require.Error(t, writer.Wait())
+	r.eventually("an event says so", func() bool { return contains(r.api.reasons("db-0"), "VolumeAborted") })
+	require.EqualValues(t, 1, r.metric("remora_node_aborted_mounts_total"))
+	r.sidecar(p)
+	r.serves(p, 2)
+	_, err := r.read(file)
+	require.NoError(t, err)
+	r.program(file + "2").finish()
+}
+
+// TestHangBudgetOutlivesThePlugin: a plugin that was started anew and gets no descriptor aborts, too.
+func TestHangBudgetOutlivesThePlugin(t *testing.T) {
+	r := newRig(t, func(c *node.Config) { c.HangBudget = time.Second })
+	p := r.api.pod("default", "db-0", "n1", []string{"data"}, nil)
+	r.publishAll(p)
+	s := r.sidecar(p)
+	writer := r.program(filepath.Join(r.target(p, "data"), "file"))
+	r.eventually("the state says that it was served", func() bool { return r.stateSays(p, `"served": true`) })
+	require.NoError(t, s.Process.Signal(syscall.SIGSTOP)) // it has the descriptor, and never brings it
+	r.plugin.kill()
+	r.start()
+	require.Error(t, writer.Wait())
+	r.eventually("an event says so", func() bool { return contains(r.api.reasons("db-0"), "VolumeAborted") })
+}
+
+// TestEndingPod: the sidecar of a pod that is being deleted does not come back; what waits on the mount could not even be killed.
+func TestEndingPod(t *testing.T) {
+	r := newRig(t, func(c *node.Config) { c.EndBudget = time.Second })
+	p := r.api.pod("default", "db-0", "n1", []string{"data"}, nil)
+	r.publishAll(p)
+	s := r.sidecar(p)
+	writer := r.program(filepath.Join(r.target(p, "data"), "file"))
+	r.api.remove(podPath("default", "db-0"))
+	writer.progress()
+	s.kill()
+	require.Error(t, writer.Wait())
+	r.unpublish(p, "data", "remora-disks")
+	require.Empty(t, r.mounts())
+}
+
+// TestAPIServerAway: the plugin and what runs need it for nothing; a sidecar that starts waits for it.
+func TestAPIServerAway(t *testing.T) {
+	r := newRig(t, nil)
+	p := r.api.pod("default", "db-0", "n1", []string{"data"}, nil)
+	r.publishAll(p)
+	s := r.sidecar(p)
+	writer := r.program(filepath.Join(r.target(p, "data"), "file"))
+	r.api.setAway(true)
+	r.plugin.kill()
+	r.start()
+	r.serves(p, 1)
+	writer.progress()
+	s.kill()
+	r.sidecar(p)
+	r.eventually("the sidecar has asked", func() bool { return r.metric(`remora_node_sidecar_requests_total{op="get"}`) > 1 })
+	r.api.setAway(false)
+	r.serves(p, 2)
+	writer.progress()
+	writer.finish()
+}
