@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/remora-storage/remora/api/v1alpha1"
 	"github.com/remora-storage/remora/node/kube"
 	"github.com/remora-storage/remora/webhook/spec"
 )
@@ -27,10 +28,11 @@ const (
 
 // admitted is a volume that a pod may have.
 type admitted struct {
-	Volume string `json:"volume"` // the pod's name for it
-	Name   string `json:"name"`   // of the Volume object
-	Size   int64  `json:"size"`   // bytes, as the pod asks
-	Disk   string `json:"disk"`   // disk directory
+	Volume string `json:"volume"`          // the pod's name for it
+	Name   string `json:"name"`            // of the Volume object
+	Size   int64  `json:"size"`            // bytes, as the pod asks
+	Disk   string `json:"disk"`            // disk directory
+	Local  bool   `json:"local,omitempty"` // of engine local: no sidecar serves it
 	// Replica says that the Volume has a replica there: then the directory must be there, and is never made.
 	Replica bool `json:"replica"`
 }
@@ -58,11 +60,11 @@ func (a *admission) byName(name string) (admitted, bool) {
 	return a.find(func(v admitted) bool { return v.Name == name })
 }
 
-// disks are the disk directories that the pod serves, each once.
+// disks are the disk directories that the pod's sidecar serves, each once.
 func (a *admission) disks() []string {
 	var names []string
 	for _, v := range a.Volumes {
-		if !slices.Contains(names, v.Disk) {
+		if !v.Local && !slices.Contains(names, v.Disk) {
 			names = append(names, v.Disk)
 		}
 	}
@@ -148,6 +150,43 @@ func injected(pod *corev1.Pod) ([]spec.Volume, error) {
 	return volumes, nil
 }
 
+// wanted is what the pod's sidecar serves, and its volumes of engine local. Both are parts of a pod that cannot be changed.
+func wanted(pod *corev1.Pod) ([]spec.Volume, error) {
+	var volumes []spec.Volume
+	served := false
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		if v.CSI == nil || v.CSI.Driver != Driver {
+			continue
+		}
+		if a := v.CSI.VolumeAttributes; Kind(a[attrKind]) == KindLocal {
+			size, err := strconv.ParseInt(a[attrSize], 10, 64)
+			if err != nil || size <= 0 || a[attrClass] == "" {
+				return nil, fmt.Errorf("has volume %q of kind local with class %q and size %q", v.Name, a[attrClass], a[attrSize])
+			}
+			volumes = append(volumes, spec.Volume{Name: v.Name, Class: a[attrClass], Size: size, Replicas: 1, Engine: v1alpha1.EngineLocal})
+			continue
+		}
+		served = true
+	}
+	if !served {
+		if len(volumes) == 0 {
+			return nil, errors.New("has no volumes of driver " + Driver)
+		}
+		return volumes, nil
+	}
+	by, err := injected(pod)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range by {
+		if slices.ContainsFunc(volumes, func(o spec.Volume) bool { return o.Name == v.Name }) {
+			return nil, fmt.Errorf("has volume %q twice", v.Name)
+		}
+	}
+	return append(by, volumes...), nil
+}
+
 func cutFlag(arg, name string) (string, bool) {
 	prefix := "--" + name + "="
 	if len(arg) < len(prefix) || arg[:len(prefix)] != prefix {
@@ -162,7 +201,7 @@ func (n *node) admit(ctx context.Context, id podID) (*admission, error) {
 	if err != nil {
 		return nil, err
 	}
-	volumes, err := injected(pod)
+	volumes, err := wanted(pod)
 	if err != nil {
 		return nil, refuse("NotInjected", codes.FailedPrecondition,
 			"pod %s/%s %v: it was not injected, or was changed afterwards; delete it, so that its controller makes it anew", id.Namespace, id.Name, err)

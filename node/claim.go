@@ -147,7 +147,7 @@ func (n *node) take(ctx context.Context, id podID, s *slot, want []spec.Volume) 
 			return nil, err
 		}
 	}
-	disk, fresh, err := n.chooseDisk(id.Namespace, s)
+	disks, err := n.chooseDisks(id.Namespace, s, want)
 	if err != nil {
 		return nil, err
 	}
@@ -155,30 +155,38 @@ func (n *node) take(ctx context.Context, id podID, s *slot, want []spec.Volume) 
 	for i, v := range want {
 		o := s.objects[i]
 		if o == nil {
-			o, err = n.create(ctx, id, s.name, v, disk)
+			o, err = n.create(ctx, id, s.name, v, disks[i])
 		} else {
-			o, err = n.takeOver(ctx, id, o, disk)
+			o, err = n.takeOver(ctx, id, o, disks[i])
 		}
 		if err != nil {
-			if fresh && i == 0 && errors.Is(err, kube.ErrRefused) {
-				n.giveBack(id.Namespace, disk)
+			if errors.Is(err, kube.ErrRefused) { // otherwise it may be done, and only the answer was lost
+				n.giveBack(id.Namespace, want[i:], disks[i:])
 			}
 			return nil, err
 		}
-		if err := checkDisk(diskOf(o)); err != nil {
+		if err := checkDisk(v, diskOf(o)); err != nil {
 			return nil, status.Errorf(codes.Internal, "Volume %s: %v", o.Name, err)
 		}
-		a.Volumes = append(a.Volumes, admitted{Volume: v.Name, Name: o.Name, Size: v.Size, Disk: diskOf(o), Replica: len(o.Status.Members) > 0})
+		n.assigned(id.Namespace, disks[i])
+		a.Volumes = append(a.Volumes, admitted{Volume: v.Name, Name: o.Name, Size: v.Size, Disk: diskOf(o), Local: isLocal(v), Replica: len(o.Status.Members) > 0})
 	}
 	return a, nil
 }
 
-// create makes a Volume, which the pod has from the start.
-func (n *node) create(ctx context.Context, id podID, slot string, v spec.Volume, disk string) (*v1alpha1.VolumeObject, error) {
-	var group [8]byte
-	for group == [8]byte{} {
-		_, _ = rand.Read(group[:]) // never fails (crypto/rand)
+func isLocal(v spec.Volume) bool { return v.Engine == v1alpha1.EngineLocal }
+
+// random is an ID of 16 hexadecimal digits, not all 0.
+func random() string {
+	var b [8]byte
+	for b == [8]byte{} {
+		_, _ = rand.Read(b[:]) // never fails (crypto/rand)
 	}
+	return hex.EncodeToString(b[:])
+}
+
+// create makes a Volume, which the pod has from the start. One of engine local is its directory, and nothing comes later.
+func (n *node) create(ctx context.Context, id podID, slot string, v spec.Volume, disk string) (*v1alpha1.VolumeObject, error) {
 	var o v1alpha1.VolumeObject
 	o.Namespace, o.Name = id.Namespace, v.Name+"-"+slot
 	o.Labels = map[string]string{}
@@ -187,8 +195,13 @@ func (n *node) create(ctx context.Context, id podID, slot string, v spec.Volume,
 			o.Labels[spec.Domain+"/"+key] = value
 		}
 	}
-	o.Set(v1alpha1.Volume{Generation: 1, Class: v.Class, Size: v.Size, Group: hex.EncodeToString(group[:]),
-		OwnerPod: id.Name, OwnerUID: id.UID, AssignedNode: n.cfg.Node, AssignedDisk: disk})
+	volume := v1alpha1.Volume{Generation: 1, Class: v.Class, Size: v.Size, Group: random(),
+		OwnerPod: id.Name, OwnerUID: id.UID, AssignedNode: n.cfg.Node, AssignedDisk: disk}
+	if isLocal(v) {
+		volume.Phase = v1alpha1.VolumeReady
+		volume.Members = []v1alpha1.Member{{Replica: random(), Node: n.cfg.Node, Disk: disk, Role: v1alpha1.RoleVoter}}
+	}
+	o.Set(volume)
 	made, err := n.cfg.API.CreateVolume(ctx, &o)
 	if err != nil {
 		return nil, fmt.Errorf("make Volume %s: %w", o.Name, err)
@@ -240,9 +253,11 @@ func (n *node) checkClass(ctx context.Context, v spec.Volume) error {
 		return err
 	}
 	switch {
+	case isLocal(v) != (class.Engine == v1alpha1.EngineLocal):
+		return refuse("VolumeRefused", codes.PermissionDenied, "volume %q: class %s has engine %s, and the pod was made for another; delete the pod", v.Name, v.Class, class.Engine)
 	case v.Size < class.MinSize || v.Size > class.MaxSize:
 		return refuse("VolumeRefused", codes.PermissionDenied, "volume %q: size %d is outside the bounds of class %s, %d to %d", v.Name, v.Size, v.Class, class.MinSize, class.MaxSize)
-	case v.Sealing != class.Sealing || v.Replicas != class.Replicas:
+	case !isLocal(v) && (v.Sealing != class.Sealing || v.Replicas != class.Replicas):
 		return refuse("VolumeRefused", codes.PermissionDenied, "volume %q: sealing=%s, replicas=%d is not what class %s says (sealing=%s, replicas=%d): "+
 			"the class was changed after the pod was made; delete the pod", v.Name, v.Sealing, v.Replicas, v.Class, class.Sealing, class.Replicas)
 	}

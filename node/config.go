@@ -34,8 +34,6 @@ type Config struct {
 	API        API           // required
 	Keys       Keys          // required
 	Logger     *slog.Logger  // required
-
-	tick time.Duration // of the watch; 0 means 1 s
 }
 
 // API is what the plugin reads and writes at the API server. Errors are kube.ErrNotFound, kube.ErrConflict, or say that it cannot be reached.
@@ -87,7 +85,6 @@ func (c Config) withDefaults() (Config, error) {
 	def(&c.HangBudget, 10*time.Minute, "--hang-budget")
 	def(&c.EndBudget, 10*time.Second, "--end-budget")
 	def(&c.Linger, 15*time.Second, "--linger")
-	def(&c.tick, time.Second, "tick")
 	if c.KubeletDir == "" {
 		c.KubeletDir = "/var/lib/kubelet"
 	}
@@ -101,6 +98,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	return c, errors.Join(errs...)
 }
+
+// tick is how often the budgets are looked at.
+func (c *Config) tick() time.Duration { return min(time.Second, c.HangBudget/5, c.EndBudget/5) }
 
 // The plugin's own places.
 func (c *Config) pluginDir() string { return filepath.Join(c.KubeletDir, "plugins", Driver) }

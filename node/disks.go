@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/remora-storage/remora/node/host"
+	"github.com/remora-storage/remora/webhook/spec"
 )
 
 // diskName is what a disk directory is called; localName one of engine local.
@@ -19,9 +21,14 @@ var (
 	localName = regexp.MustCompile(`^local-(0|[1-9][0-9]{0,8})$`)
 )
 
-func checkDisk(name string) error {
-	if !diskName.MatchString(name) {
-		return fmt.Errorf("%q is not the name of a disk directory", name)
+// checkDisk refuses a name that somebody wrote into a Volume object and that is no directory of its kind.
+func checkDisk(v spec.Volume, name string) error {
+	pattern := diskName
+	if isLocal(v) {
+		pattern = localName
+	}
+	if !pattern.MatchString(name) {
+		return fmt.Errorf("%q is not the name of a disk directory of engine %s", name, v.Engine)
 	}
 	return nil
 }
@@ -39,37 +46,78 @@ func (n *node) tenantDir(namespace string, make bool) (*host.Dir, error) {
 	return root.Open(namespace)
 }
 
-// chooseDisk is where Volumes of a slot that have no disk directory here get one: with the others, or in a new one. A directory that is
-// there is never taken for a Volume that does not name it: it is somebody's, perhaps of a namespace of the same name that is gone.
-func (n *node) chooseDisk(namespace string, s *slot) (name string, fresh bool, err error) {
-	homeless := false
-	for _, o := range s.objects {
-		switch {
-		case o == nil || nodeOf(o) != n.cfg.Node:
-			homeless = true
-		default:
-			return diskOf(o), false, nil
+// disks are the directories that the Volumes of a slot get that have none here, in their order; "" for one that has.
+type disks []string
+
+// chooseDisks is where Volumes of a slot that have no directory here get one: a sidecar's together, with those that have one; each of
+// engine local alone. A directory that is there is never taken for a Volume that does not name it: it is somebody's, perhaps of a namespace
+// of the same name that is gone.
+func (n *node) chooseDisks(namespace string, s *slot, want []spec.Volume) (disks, error) {
+	chosen := make(disks, len(want))
+	shared := ""
+	for i, o := range s.objects {
+		if o != nil && nodeOf(o) == n.cfg.Node && !isLocal(want[i]) {
+			shared = diskOf(o)
 		}
 	}
-	if !homeless {
-		return "", false, nil
+	for i, o := range s.objects {
+		if o != nil && nodeOf(o) == n.cfg.Node {
+			continue
+		}
+		if !isLocal(want[i]) && shared != "" {
+			chosen[i] = shared
+			continue
+		}
+		name, err := n.freshDir(namespace, isLocal(want[i]))
+		if err != nil {
+			n.giveBack(namespace, want, chosen)
+			return nil, err
+		}
+		if chosen[i] = name; !isLocal(want[i]) {
+			shared = name
+		}
 	}
-	n.mu.Lock()
-	if spare := n.spare[namespace]; len(spare) > 0 {
-		name, n.spare[namespace] = spare[0], spare[1:]
-	}
-	n.mu.Unlock()
-	if name == "" {
-		name, err = n.newDir(namespace, "disk-", SidecarUID, 0o700)
-	}
-	return name, true, err
+	return chosen, nil
 }
 
-// giveBack keeps a directory that was made for a Volume, and surely assigned to none, for the next one.
-func (n *node) giveBack(namespace, name string) {
+// freshDir returns a directory that no Volume has ever named.
+func (n *node) freshDir(namespace string, local bool) (string, error) {
+	key := spareKey{namespace, local}
+	n.mu.Lock()
+	if spare := n.spare[key]; len(spare) > 0 {
+		n.spare[key] = spare[1:]
+		n.mu.Unlock()
+		return spare[0], nil
+	}
+	n.mu.Unlock()
+	if local {
+		return n.newDir(namespace, "local-", 0, 0o777) // as an emptyDir
+	}
+	return n.newDir(namespace, "disk-", SidecarUID, 0o700)
+}
+
+// spareKey is what a spare directory is good for.
+type spareKey struct {
+	namespace string
+	local     bool
+}
+
+// assigned says that a Volume names the directory now.
+func (n *node) assigned(namespace, name string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.spare[namespace] = append(n.spare[namespace], name)
+	delete(n.made, namespace+"/"+name)
+}
+
+// giveBack keeps directories that were made for Volumes, and surely assigned to none, for the next ones.
+func (n *node) giveBack(namespace string, want []spec.Volume, chosen disks) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for i, name := range chosen {
+		if key := (spareKey{namespace, isLocal(want[i])}); name != "" && !slices.Contains(n.spare[key], name) && n.made[namespace+"/"+name] {
+			n.spare[key] = append(n.spare[key], name)
+		}
+	}
 }
 
 // newDir makes the first PREFIX<number> that is not there, durable when it returns.
@@ -91,6 +139,9 @@ func (n *node) newDir(namespace, prefix string, uid int, mode uint32) (string, e
 		if err != nil {
 			return "", status.Error(codes.Internal, err.Error())
 		}
+		n.mu.Lock()
+		n.made[namespace+"/"+name] = true
+		n.mu.Unlock()
 		return name, nil
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/uuid"
 
 	"github.com/remora-storage/remora/api/v1alpha1"
+	"github.com/remora-storage/remora/node"
 )
 
 // fakeAPI is an API server of objects in memory: GET, POST with 409 if the object is there, PUT with 409 if resourceVersion is not the
@@ -184,14 +185,20 @@ func (a *fakeAPI) optIn(name string) {
 }
 
 // pod makes an injected pod on a node; change, if any, changes it before.
-func (a *fakeAPI) pod(namespace, name, node string, volumes []string, change func(*corev1.Pod)) *corev1.Pod {
+func (a *fakeAPI) pod(namespace, name, on string, volumes []string, change func(*corev1.Pod)) *corev1.Pod {
 	always := corev1.ContainerRestartPolicyAlways
 	p := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, UID: types.UID(uuid.NewUUID())},
-		Spec: corev1.PodSpec{NodeName: node, InitContainers: []corev1.Container{{
+		Spec: corev1.PodSpec{NodeName: on, InitContainers: []corev1.Container{{
 			Name: "remora", RestartPolicy: &always, Args: []string{"sidecar", "--mode=node"}}}},
 	}
+	inline := func(name string, attributes map[string]string) {
+		p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{
+			CSI: &corev1.CSIVolumeSource{Driver: node.Driver, VolumeAttributes: attributes}}})
+	}
+	inline("remora-disks", map[string]string{"kind": "disks"})
 	for _, v := range volumes {
+		inline(v, map[string]string{"kind": "mount", "volume": v})
 		p.Spec.InitContainers[0].Args = append(p.Spec.InitContainers[0].Args, "--volume="+flagOf(v))
 	}
 	if change != nil {

@@ -37,9 +37,6 @@ func (n *node) publish(ctx context.Context, p *pod, q request) error {
 	if done, err := p.published(q); done || err != nil {
 		return err
 	}
-	if q.kind == KindLocal {
-		return n.publishLocal(ctx, p, q)
-	}
 	a := p.admission.Load()
 	if a == nil {
 		var err error
@@ -53,6 +50,9 @@ func (n *node) publish(ctx context.Context, p *pod, q request) error {
 		return err
 	}
 	defer place.Close()
+	if q.kind == KindLocal {
+		return n.publishLocal(p, q, a, place)
+	}
 	if err := n.serve(p); err != nil {
 		return status.Errorf(codes.Internal, "socket of the pod: %v", err)
 	}
@@ -118,7 +118,7 @@ func (n *node) clear(path string) error {
 
 func (n *node) publishMount(p *pod, q request, a *admission) error {
 	v, ok := a.byVolume(q.target.volume)
-	if !ok {
+	if !ok || v.Local {
 		return refuse("NotInjected", codes.PermissionDenied, "volume %q is not one that the pod's sidecar serves", q.target.volume)
 	}
 	m, err := holder.Open(q.target.path, holder.MountOptions{Volume: v.Name, AllowOther: true})

@@ -82,7 +82,7 @@ func TestLostConnection(t *testing.T) {
 
 // TestHangBudget: a mount that nobody serves any more is aborted, and the next sidecar gets a new one.
 func TestHangBudget(t *testing.T) {
-	r := newRig(t, func(c *node.Config) { c.HangBudget = time.Second })
+	r := newRig(t, func(c *node.Config) { c.HangBudget = 300 * time.Millisecond })
 	p := r.api.pod("default", "db-0", "n1", []string{"data"}, nil)
 	r.publishAll(p)
 	s := r.sidecar(p)
@@ -101,7 +101,7 @@ func TestHangBudget(t *testing.T) {
 
 // TestHangBudgetOutlivesThePlugin: a plugin that was started anew and gets no descriptor aborts, too.
 func TestHangBudgetOutlivesThePlugin(t *testing.T) {
-	r := newRig(t, func(c *node.Config) { c.HangBudget = time.Second })
+	r := newRig(t, func(c *node.Config) { c.HangBudget = 300 * time.Millisecond })
 	p := r.api.pod("default", "db-0", "n1", []string{"data"}, nil)
 	r.publishAll(p)
 	s := r.sidecar(p)
@@ -116,7 +116,7 @@ func TestHangBudgetOutlivesThePlugin(t *testing.T) {
 
 // TestEndingPod: the sidecar of a pod that is being deleted does not come back; what waits on the mount could not even be killed.
 func TestEndingPod(t *testing.T) {
-	r := newRig(t, func(c *node.Config) { c.EndBudget = time.Second })
+	r := newRig(t, func(c *node.Config) { c.EndBudget = 300 * time.Millisecond })
 	p := r.api.pod("default", "db-0", "n1", []string{"data"}, nil)
 	r.publishAll(p)
 	s := r.sidecar(p)

@@ -40,8 +40,9 @@ type node struct {
 	warnNoQuota sync.Once
 
 	mu    sync.Mutex
-	pods  map[string]*pod     // by UID
-	spare map[string][]string // disk directories that were made and not assigned, by namespace
+	pods  map[string]*pod       // by UID
+	spare map[spareKey][]string // directories that were made and not assigned
+	made  map[string]bool       // <namespace>/<directory> that this process made and no Volume names
 }
 
 // Run is the node plugin, until ctx ends. Mounts stay when it returns.
@@ -57,7 +58,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	socketsCtx, stopSockets := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopSockets()
-	n := &node{cfg: cfg, ctx: socketsCtx, events: make(chan kube.Event, maxEvents), failed: make(chan error, 4), pods: map[string]*pod{}, spare: map[string][]string{}}
+	n := &node{cfg: cfg, ctx: socketsCtx, events: make(chan kube.Event, maxEvents), failed: make(chan error, 4), pods: map[string]*pod{}, spare: map[spareKey][]string{}, made: map[string]bool{}}
 	n.metrics = newMetrics(n)
 	n.background.Go(func() { n.watch(socketsCtx) })
 	n.background.Go(func() { n.tellAll(socketsCtx) })

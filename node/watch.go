@@ -11,7 +11,7 @@ import (
 
 // watch ends waits that have lasted too long, until ctx ends.
 func (n *node) watch(ctx context.Context) {
-	tick := time.NewTicker(n.cfg.tick)
+	tick := time.NewTicker(max(n.cfg.tick(), time.Millisecond))
 	defer tick.Stop()
 	for {
 		select {
