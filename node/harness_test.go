@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -43,7 +44,9 @@ type rig struct {
 	api    *fakeAPI
 	plugin *process
 	driver csi.NodeClient
-	web    string // of the plugin
+
+	mu        sync.Mutex
+	processes []*process
 }
 
 func newRig(t *testing.T, change func(*node.Config)) *rig {
@@ -95,13 +98,13 @@ func freePort(t *testing.T) string {
 // process is a part of the test that can be killed.
 type process struct {
 	*exec.Cmd
-	t    *testing.T
-	out  *bufio.Scanner
-	in   io.Closer
-	done chan error
+	r   *rig
+	out *bufio.Scanner
+	in  io.Closer
 }
 
-func start(t *testing.T, role string, uid uint32, args ...string) *process {
+func (r *rig) run(role string, uid uint32, args ...string) *process {
+	t := r.t
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Env = append(os.Environ(), roleVariable+"="+role)
@@ -115,12 +118,34 @@ func start(t *testing.T, role string, uid uint32, args ...string) *process {
 	in, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	p := &process{Cmd: cmd, t: t, out: bufio.NewScanner(out), in: in, done: make(chan error, 1)}
+	p := &process{Cmd: cmd, r: r, out: bufio.NewScanner(out), in: in}
+	r.mu.Lock()
+	r.processes = append(r.processes, p)
+	r.mu.Unlock()
 	t.Cleanup(p.kill)
 	return p
 }
 
+// guard ends everything if stop is not called in time: what waits on a mount that nobody serves cannot be killed alone.
+func (r *rig) guard(what string) (stop func()) {
+	timer := time.AfterFunc(patience, func() {
+		r.t.Errorf("not in %v: %s", patience, what)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for _, p := range r.processes {
+			_ = p.Process.Kill()
+		}
+	})
+	return func() { timer.Stop() }
+}
+
 func (p *process) kill() { p.end(syscall.SIGKILL) }
+
+// wait waits for the end of a process.
+func (p *process) wait() error {
+	defer p.r.guard("a process ends")()
+	return p.Wait()
+}
 
 // end sends a signal and waits.
 func (p *process) end(sig syscall.Signal) {
@@ -128,7 +153,7 @@ func (p *process) end(sig syscall.Signal) {
 		return
 	}
 	_ = p.Process.Signal(sig)
-	_ = p.Wait()
+	_ = p.wait()
 }
 
 // start starts the plugin and waits until it answers.
@@ -136,7 +161,7 @@ func (r *rig) start() {
 	r.t.Helper()
 	cfg, err := json.Marshal(r.cfg)
 	require.NoError(r.t, err)
-	r.plugin = start(r.t, rolePlugin, 0, string(cfg), r.api.kubeconfig(r.dir))
+	r.plugin = r.run(rolePlugin, 0, string(cfg), r.api.kubeconfig(r.dir))
 	r.eventually("the plugin answers", func() bool {
 		c, err := holder.Dial(r.t.Context(), filepath.Join(r.cfg.KubeletDir, "plugins_registry/remora.dev-reg.sock"))
 		if err == nil {
@@ -227,13 +252,13 @@ func (r *rig) sidecar(p *corev1.Pod, volumes ...string) *process {
 	}
 	b, err := json.Marshal(cfg)
 	require.NoError(r.t, err)
-	return start(r.t, roleSidecar, node.SidecarUID, string(b))
+	return r.run(roleSidecar, node.SidecarUID, string(b))
 }
 
 // program starts something that writes, and returns when it has written once.
 func (r *rig) program(path string) *process {
 	r.t.Helper()
-	p := start(r.t, roleProgram, 0, path)
+	p := r.run(roleProgram, 0, path)
 	p.progress()
 	return p
 }
@@ -249,22 +274,24 @@ func (r *rig) serves(p *corev1.Pod, epoch int) {
 
 // progress waits for the next writes, ten of them, that are not there yet.
 func (p *process) progress() {
-	p.t.Helper()
+	p.r.t.Helper()
+	defer p.r.guard("the program goes on")()
 	for range 10 {
-		require.True(p.t, p.out.Scan(), "the program has ended: %v", p.out.Err())
+		require.True(p.r.t, p.out.Scan(), "the program has ended: %v", p.out.Err())
 	}
 }
 
 // finish ends a program, which must not have seen any error.
 func (p *process) finish() {
-	p.t.Helper()
+	p.r.t.Helper()
+	defer p.r.guard("the program ends")()
 	p.in.Close()
 	last := ""
 	for p.out.Scan() {
 		last = p.out.Text()
 	}
-	require.NoError(p.t, p.Wait())
-	require.Equal(p.t, "all there", last)
+	require.NoError(p.r.t, p.Wait())
+	require.Equal(p.r.t, "all there", last)
 }
 
 // metric reads one of the plugin's, -1 if it is not there.

@@ -38,7 +38,7 @@ func TestPluginRestarts(t *testing.T) {
 	r.serves(p, epoch)
 	r.unpublish(p, "data", "remora-disks")
 	require.Empty(t, r.mounts())
-	_ = s.Wait() // a sidecar whose mount is gone ends
+	_ = s.wait() // a sidecar whose mount is gone ends
 	require.Zero(t, r.metric("remora_node_mounts"))
 }
 
@@ -69,7 +69,7 @@ func TestLostConnection(t *testing.T) {
 	r.eventually("the state says that it was served", func() bool { return r.stateSays(p, `"served": true`) })
 	r.plugin.kill()
 	s.kill()
-	require.Error(t, writer.Wait())
+	require.Error(t, writer.wait())
 	r.start()
 	r.sidecar(p)
 	r.serves(p, 2)
@@ -89,7 +89,7 @@ func TestHangBudget(t *testing.T) {
 	file := filepath.Join(r.target(p, "data"), "file")
 	writer := r.program(file)
 	s.kill()
-	require.Error(t, writer.Wait())
+	require.Error(t, writer.wait())
 	r.eventually("an event says so", func() bool { return contains(r.api.reasons("db-0"), "VolumeAborted") })
 	require.EqualValues(t, 1, r.metric("remora_node_aborted_mounts_total"))
 	r.sidecar(p)
@@ -110,7 +110,7 @@ func TestHangBudgetOutlivesThePlugin(t *testing.T) {
 	require.NoError(t, s.Process.Signal(syscall.SIGSTOP)) // it has the descriptor, and never brings it
 	r.plugin.kill()
 	r.start()
-	require.Error(t, writer.Wait())
+	require.Error(t, writer.wait())
 	r.eventually("an event says so", func() bool { return contains(r.api.reasons("db-0"), "VolumeAborted") })
 }
 
@@ -124,7 +124,7 @@ func TestEndingPod(t *testing.T) {
 	r.api.remove(podPath("default", "db-0"))
 	writer.progress()
 	s.kill()
-	require.Error(t, writer.Wait())
+	require.Error(t, writer.wait())
 	r.unpublish(p, "data", "remora-disks")
 	require.Empty(t, r.mounts())
 }

@@ -110,7 +110,7 @@ func (n *node) answer(ctx context.Context) error {
 		err = nil
 	case err = <-n.failed:
 	}
-	registrar.Stop()
+	registrar.GracefulStop()
 	driver.GracefulStop() // calls in progress end: each is bounded by the API server's timeouts
 	return err
 }

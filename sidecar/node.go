@@ -64,6 +64,19 @@ func (v *volume) keep(ctx context.Context) error {
 	}
 }
 
+// unmountTime is how long the end of a mount may take after the plugin has forgotten it.
+const unmountTime = 2 * time.Second
+
+// refused ends a volume that the plugin does not know (any more): mostly it is just being unmounted, and the pod's others are served on.
+func (v *volume) refused(err error) error {
+	select {
+	case <-v.session.Done():
+		return nil
+	case <-time.After(unmountTime):
+		return fmt.Errorf("%w: %w", errHolderGone, err)
+	}
+}
+
 // offer returns when the plugin has the descriptor, ctx has ended, or the mount is gone.
 func (v *volume) offer(ctx context.Context, path string) error {
 	for {
@@ -74,7 +87,7 @@ func (v *volume) offer(ctx context.Context, path string) error {
 			v.s.cfg.Logger.Info("the node plugin is back and holds the mount again", "volume", v.object.Name)
 			return nil
 		case errors.As(err, &refused):
-			return fmt.Errorf("%w: %w", errHolderGone, err)
+			return v.refused(err)
 		}
 		select {
 		case <-ctx.Done():
