@@ -125,7 +125,9 @@ func TestTable(t *testing.T) {
 				{ID: "b", Pod: "keeper-node-1", Node: "node-1", Role: status.Leaving, State: status.Offline},
 				{ID: "c", Pod: "keeper-node-2", Node: "node-2", Role: status.Learner, State: status.InSync, MatchIndex: 65, Missing: 3 << 20},
 			},
-		}}, Hosted: []status.Hosted{{ID: "a", Leader: "a"}}},
+		}}, Hosted: []status.Hosted{
+			{Volume: "data-db-0", ID: "a", Leader: "a", Term: 3}, {Volume: "data-db-0", ID: "b", Leader: "b", Term: 2}, {Volume: "data-db-0", ID: "c", Term: 4},
+		}},
 		{Name: "keeper-0", Node: "node-1", Volumes: []status.Volume{}},
 	}}))
 	require.Equal(t, `POD       NODE    PID  VOLUME     STATE    USED   SIZE  COPIES           MOUNT

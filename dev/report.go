@@ -253,10 +253,12 @@ func WriteTable(w io.Writer, r status.Report) error {
 // writeReplicas writes a line for each replica of volumes with several, if there are any.
 func writeReplicas(w io.Writer, r status.Report) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	leader := map[string]bool{}
+	leads := map[string]status.Hosted{} // by volume: the word of the highest term
 	for _, p := range r.Pods {
 		for _, h := range p.Hosted {
-			leader[h.Leader] = true
+			if h.Leader != "" && h.Term >= leads[h.Volume].Term {
+				leads[h.Volume] = h
+			}
 		}
 	}
 	head := "\nVOLUME\tREPLICA\tNODE\tSERVED BY\tROLE\tSTATE\tINDEX\tTO COME\n"
@@ -267,7 +269,7 @@ func writeReplicas(w io.Writer, r status.Report) error {
 			}
 			for _, c := range v.Replicas {
 				role, missing := c.Role, "-"
-				if leader[c.ID] {
+				if c.ID != "" && leads[v.Volume].Leader == c.ID {
 					role += " (leads)"
 				}
 				if c.Missing > 0 {

@@ -227,6 +227,7 @@ func (h *host) say(volume string, err error) {
 
 // tend does for one volume what its object asks of this node.
 func (h *host) tend(ctx context.Context, o *v1alpha1.Volume) error {
+	h.claimDisks(o)
 	if h.wanted(o) {
 		joined, err := h.join(ctx, o.Name, nil)
 		if err != nil {
@@ -251,7 +252,6 @@ func (h *host) wanted(o *v1alpha1.Volume) bool {
 	if !slices.Contains(o.Nodes, h.cfg.Node) || o.Survivor != "" || o.MajorityLost() {
 		return false
 	}
-	h.claimDisks(o)
 	for i := range o.Members {
 		if m := &o.Members[i]; m.Node == h.cfg.Node && !m.Lost {
 			return false

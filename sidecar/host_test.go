@@ -408,3 +408,16 @@ func memberOn(o v1alpha1.Volume, node string) int {
 	}
 	return -1
 }
+
+// TestASurvivorIsServedThoughItsVolumeIsNot: whoever accepts the loss must be able to ask what it has.
+func TestASurvivorIsServedThoughItsVolumeIsNot(t *testing.T) {
+	d := newTenant(t)
+	owner, _, _ := d.three()
+	d.end(owner)
+	d.lose("data-db-0", "b", "d")
+	d.lose("data-db-0", "c", "e")
+	again := d.process("a", "db-0", "data")
+	var lost *MajorityLostError
+	require.ErrorAs(t, d.joined(again, "data-db-0"), &lost)
+	d.await("the survivor", func() bool { r := again.report(); return len(r) == 1 && r[0].Error == "" }, again)
+}
