@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -70,7 +71,8 @@ type space struct {
 // that it does, with no mount of its pods left on any node, is part of every test.
 func newSpace(t *testing.T) *space {
 	t.Helper()
-	s := &space{t: t, k: here, name: "e2e-" + strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(strings.TrimPrefix(t.Name(), "Test")))}
+	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(strings.TrimPrefix(t.Name(), "Test")))
+	s := &space{t: t, k: here, name: "e2e-" + name + "-" + strconv.FormatInt(time.Now().Unix()%1e6, 36)} // a kept one may be there
 	s.apply(fmt.Sprintf(`{apiVersion: v1, kind: Namespace, metadata: {name: %s, labels: {remora.dev/injection: enabled,
 		pod-security.kubernetes.io/enforce: restricted}}}`, s.name))
 	s.until("service account", func() bool { _, err := s.try("get", "serviceaccount", "default"); return err == nil })

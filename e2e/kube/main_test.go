@@ -99,7 +99,8 @@ patches:
 - target: {kind: Deployment, name: remora-webhook}
   patch: |
     - {op: replace, path: /spec/template/spec/containers/0/args/2, value: %q}
-`, name, tag, "--image="+*remoraName)
+    - {op: add, path: /spec/template/spec/containers/0/args/-, value: %q}
+`, name, tag, "--image="+*remoraName, "--allow-image="+*remoraName+"*")
 	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(text), 0o644); err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ exec postgres -D /data/pg -k /sock -c listen_addresses= -c dynamic_shared_memory
 		container("bench", `set -e
 until psql -d postgres -c 'select 1' >/dev/null 2>&1; do sleep 0.2; done
 psql -d postgres -Atc "select 1 from pg_database where datname='bench'" | grep -q 1 || { psql -d postgres -c 'create database bench'; pgbench -i -q -s 2 bench 2>&1; }
-while :; do pgbench -c 4 -T 5 bench 2>&1 | grep -E 'tps|failed|aborted|error|number of transactions actually'; psql -d bench -c 'select count(*) from pgbench_history'; done`)))
+while :; do pgbench -c 4 -T 5 bench 2>&1 | grep -E 'tps|failed|abort|error'; psql -d bench -c 'select count(*) from pgbench_history'; done`)))
 	s.ready("pg-0")
 	s.until("pgbench", func() bool { out, _ := s.try("logs", "pg-0", "-c", "bench"); return len(out) > 0 })
 	for range min(*kills, 5) {

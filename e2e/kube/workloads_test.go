@@ -3,12 +3,14 @@
 package kube
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
 )
 
 // restricted is the security context that Pod Security "restricted" wants of a container; podSecurity that of a pod.
@@ -47,7 +49,7 @@ while :; do sqlite3 -bail /data/db 'pragma synchronous=full; insert into t (x) v
 func annotated(volumes ...string) string {
 	text := "annotations: {remora.dev/volumes: '" + strings.Join(volumes, ", ") + "'"
 	for _, v := range volumes {
-		text += ", " + v + ".remora.dev/size: 1Gi"
+		text += ", " + v + ".remora.dev/size: 8Gi"
 	}
 	return text + "}"
 }
@@ -92,9 +94,19 @@ func (s *space) resumes(pod string) (n int) {
 func (s *space) podOf(label string, not ...string) (name string) {
 	s.t.Helper()
 	s.until("a pod of "+label, func() bool {
-		out, err := s.try("get", "pods", "-l", label, "-o", `jsonpath={range .items[?(!@.metadata.deletionTimestamp)]}{.metadata.name}{"\n"}{end}`)
-		names := slices.DeleteFunc(strings.Fields(out), func(n string) bool { return slices.Contains(not, n) })
-		if err != nil || len(names) == 0 {
+		out, err := s.try("get", "pods", "-l", label, "-o", "json")
+		if err != nil {
+			return false
+		}
+		var list corev1.PodList
+		require.NoError(s.t, json.Unmarshal([]byte(out), &list))
+		var names []string
+		for _, p := range list.Items {
+			if p.DeletionTimestamp == nil && !slices.Contains(not, p.Name) {
+				names = append(names, p.Name)
+			}
+		}
+		if len(names) == 0 {
 			return false
 		}
 		name = names[0]
