@@ -33,7 +33,7 @@ func webhookCommand() *cobra.Command {
 are created, exactly as ` + "`remora inject`" + ` would write it; pods and workloads whose annotations are wrong are refused with every reason at
 once. manifests/ runs it, docs/webhook.md explains it.
 
-Paths: ` + admission.PathMutatePods + `, ` + admission.PathValidatePods + `, ` + admission.PathValidateWorkloads + `. The certificate is read from --tls-dir and again whenever it changes,
+Paths: ` + admission.PathMutatePods + `, ` + admission.PathValidatePods + `, ` + admission.PathMutateWorkloads + `, ` + admission.PathValidateWorkloads + `. The certificate is read from --tls-dir and again whenever it changes,
 or is the server's own (--self-signed).`,
 		Example: "  remora webhook --tls-dir=/tls --image=registry.example.com/remora:1.0\n  remora webhook --self-signed --namespace=remora-system --kubeconfig ~/.kube/config",
 		Args:    cobra.NoArgs,

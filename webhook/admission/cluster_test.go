@@ -12,9 +12,11 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/stretchr/testify/require"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -27,6 +29,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/remora-storage/remora/api/v1alpha1"
 	"github.com/remora-storage/remora/e2e/cluster/apiserver"
@@ -59,6 +62,7 @@ var shared struct {
 }
 
 func TestMain(m *testing.M) {
+	ctrllog.SetLogger(logr.Discard())
 	code := m.Run()
 	for _, end := range shared.end {
 		end()
@@ -183,7 +187,8 @@ func (k *k8s) settled(ctx context.Context) error {
 // door lets a webhook that starts again listen at the address of the one before.
 type door struct {
 	net.Listener
-	in chan net.Conn
+	in   chan net.Conn
+	open atomic.Bool // somebody is there
 }
 
 func (d *door) accept() {
@@ -191,6 +196,10 @@ func (d *door) accept() {
 		c, err := d.Listener.Accept()
 		if err != nil {
 			return
+		}
+		if !d.open.Load() {
+			_ = c.Close()
+			continue
 		}
 		d.in <- c
 	}
@@ -212,15 +221,27 @@ func (r *room) Accept() (net.Conn, error) {
 	}
 }
 
-func (r *room) Close() error { r.once.Do(func() { close(r.closed) }); return nil }
+func (r *room) Close() error {
+	r.once.Do(func() {
+		r.open.Store(false)
+		close(r.closed)
+		select {
+		case c := <-r.in: // one that came too late
+			_ = c.Close()
+		default:
+		}
+	})
+	return nil
+}
 
 // start runs the webhook. run starts it again after stop.
 func (k *k8s) start(d *door) error {
 	begin := func(change ...func(*Config)) {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)
+		d.open.Store(true)
 		cfg := Config{Mode: webhook.Node, Inject: webhook.Config{Image: image, AllowedImages: []string{"remora:v*"}}, Listener: &room{door: d, closed: make(chan struct{})},
-			TLSDir: k.tls, Kubernetes: k.config, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}
+			TLSDir: k.tls, Reload: 100 * time.Millisecond, Kubernetes: k.config, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}
 		for _, c := range change {
 			c(&cfg)
 		}
@@ -246,12 +267,16 @@ func (k *k8s) newCertificate() error {
 		return err
 	}
 	link := filepath.Join(k.tls, "..data_tmp")
+	before, _ := os.Readlink(filepath.Join(k.tls, "..data"))
 	err = errors.Join(os.WriteFile(filepath.Join(next, "tls.crt"), cert, 0o600), os.WriteFile(filepath.Join(next, "tls.key"), key, 0o600),
 		os.Symlink(filepath.Base(next), link), os.Rename(link, filepath.Join(k.tls, "..data")))
 	for _, name := range []string{"tls.crt", "tls.key"} {
 		if err := os.Symlink(filepath.Join("..data", name), filepath.Join(k.tls, name)); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}
+	}
+	if before != "" {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(k.tls, before)))
 	}
 	return err
 }

@@ -28,6 +28,8 @@ type Config struct {
 
 	// TLSDir holds tls.crt and tls.key, which are read again when they change. Empty: SelfSigned.
 	TLSDir string
+	// Reload is how often TLSDir is looked at where the file system does not tell of changes. 0 is 5 s.
+	Reload time.Duration
 	// SelfSigned keeps a certificate of the server's own in Namespace, and its authority in the webhook configurations.
 	SelfSigned SelfSigned
 

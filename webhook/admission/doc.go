@@ -9,7 +9,9 @@
 //     but what they took away.
 //  3. The API server sends the result to /validate-pods (pods.validate). webhook.Verify refuses it if the sidecar is not as it
 //     must be. Only now the pod has its name and UID, so only now an event says what was injected, or why not.
-//  4. Workloads go to /validate-workloads when they are written, so that who applies one hears at once what its pods would be refused for.
+//  4. Workloads go to /mutate-workloads when they are written: a template whose containers mount a Remora volume gets an emptyDir of that
+//     name, which the API server asks for. Then they go to /validate-workloads, so that who applies one hears at once what its pods
+//     would be refused for.
 //
 // # Invariants
 //

@@ -17,6 +17,7 @@ type outcome string
 const (
 	injected  outcome = "injected"  // a pod has its sidecar: it was added, or is verified to be there
 	accepted  outcome = "accepted"  // the template of a workload that asks for volumes is right
+	completed outcome = "completed" // the template of a workload got volumes that its containers mount
 	unchanged outcome = "unchanged" // nothing was to be done
 	refused   outcome = "refused"   // a person has to change something
 	failed    outcome = "failed"    // we could not tell

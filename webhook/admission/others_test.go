@@ -158,16 +158,9 @@ func TestWithoutWebhook(t *testing.T) {
 	require.NoError(t, k.stop())
 	t.Cleanup(func() { k.run(t); require.NoError(t, k.answering(background())) })
 
-	quick := func(hooks []admissionregistrationv1.MutatingWebhook, seconds int32) {
-		for i := range hooks {
-			hooks[i].TimeoutSeconds = &seconds
-		}
-	}
 	c := &admissionregistrationv1.MutatingWebhookConfiguration{}
 	require.NoError(t, k.client.Get(t.Context(), client.ObjectKey{Name: "remora"}, c))
 	before := c.DeepCopy()
-	quick(c.Webhooks, 1)
-	require.NoError(t, k.client.Update(t.Context(), c))
 	t.Cleanup(func() {
 		now := &admissionregistrationv1.MutatingWebhookConfiguration{}
 		require.NoError(t, k.client.Get(background(), client.ObjectKey{Name: "remora"}, now))

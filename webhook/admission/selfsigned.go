@@ -48,22 +48,25 @@ func (s *selfSigned) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, err
 	return nil, errors.New("there is no certificate yet")
 }
 
-// run looks at the Secret and the configurations until ctx is done.
+// run looks at the Secret and the configurations until ctx is done, again soon after a failure: the configurations may be applied
+// after the Deployment, and another server may have been faster.
 func (s *selfSigned) run(ctx context.Context) {
-	every := s.Every
+	every, soon := s.Every, time.Second
 	if every == 0 {
 		every = 30 * time.Second
 	}
-	tick := time.NewTicker(every)
-	defer tick.Stop()
 	for {
+		wait := every
+		if err := s.look(ctx); err != nil && ctx.Err() == nil {
+			wait = min(every, soon)
+			if !apierrors.IsConflict(err) {
+				s.log.Warn("the self-signed certificate could not be looked after; the last one stays", "err", err)
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
-			if err := s.look(ctx); err != nil && ctx.Err() == nil {
-				s.log.Warn("the self-signed certificate could not be looked after; the last one stays", "err", err)
-			}
+		case <-time.After(wait):
 		}
 	}
 }

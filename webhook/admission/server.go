@@ -32,27 +32,32 @@ import (
 const (
 	PathMutatePods        = "/mutate-pods"
 	PathValidatePods      = "/validate-pods"
+	PathMutateWorkloads   = "/mutate-workloads"
 	PathValidateWorkloads = "/validate-workloads"
 )
 
 // Run serves admissions until ctx is done, and then as long as Config.Drain.
 func Run(ctx context.Context, cfg Config) error {
-	if err := cfg.validate(); err != nil {
+	s, err := newServer(cfg)
+	if err != nil {
 		return err
+	}
+	return s.run(ctx)
+}
+
+func newServer(cfg Config) (*server, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
 	}
 	spans, err := telemetry.New(telemetry.Config{Service: "remora-webhook", Endpoint: cfg.OTLP, Logger: cfg.Logger})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	k, err := newCluster(cfg)
 	if err != nil {
-		return fmt.Errorf("webhook: %w", err)
+		return nil, fmt.Errorf("webhook: %w", err)
 	}
-	s := &server{cfg: cfg, spans: spans, cluster: k}
-	err = s.run(ctx)
-	flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	return errors.Join(err, spans.Close(flush))
+	return &server{cfg: cfg, spans: spans, cluster: k, after: time.After}, nil
 }
 
 // newCluster is the way to the API server: a cache of classes and volumes, and a client for what is asked for rarely.
@@ -79,6 +84,8 @@ type server struct {
 	cluster  cluster.Cluster
 	draining atomic.Bool
 	serving  atomic.Bool
+	// after is time.After, but for tests.
+	after func(time.Duration) <-chan time.Time
 }
 
 func (s *server) run(ctx context.Context) error {
@@ -95,7 +102,7 @@ func (s *server) run(ctx context.Context) error {
 		}
 		s.draining.Store(true)
 		select {
-		case <-time.After(s.cfg.Drain):
+		case <-s.after(s.cfg.Drain):
 		case <-inner.Done():
 		}
 		stop()
@@ -109,9 +116,11 @@ func (s *server) run(ctx context.Context) error {
 	})
 	err := group.Wait()
 	if errors.Is(err, context.Canceled) {
-		return nil
+		err = nil
 	}
-	return err
+	flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	return errors.Join(err, s.spans.Close(flush))
 }
 
 // serve starts the listeners. Health answers from the start; admissions are served when the cache is filled.
@@ -178,6 +187,11 @@ func (s *server) certificate(ctx context.Context, group *errgroup.Group) (func(*
 		if err != nil {
 			return nil, err
 		}
+		every := s.cfg.Reload
+		if every == 0 {
+			every = 5 * time.Second
+		}
+		w.WithWatchInterval(every)
 		group.Go(func() error { return w.Start(ctx) })
 		return w.GetCertificate, nil
 	}
@@ -186,8 +200,8 @@ func (s *server) certificate(ctx context.Context, group *errgroup.Group) (func(*
 		return nil, err
 	}
 	own := &selfSigned{SelfSigned: s.cfg.SelfSigned, client: direct, log: s.cfg.Logger}
-	if err := own.look(ctx); err != nil {
-		return nil, err
+	if _, err := own.certificate(ctx); err != nil {
+		return nil, fmt.Errorf("secret %s/%s: %w", own.Namespace, own.Secret, err)
 	}
 	group.Go(func() error { own.run(ctx); return nil })
 	return own.GetCertificate, nil
@@ -205,6 +219,7 @@ func handlers(o *observer, p *pods, w *workloads) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(PathMutatePods, o.webhook("admission.mutate_pods", PathMutatePods, p.mutate))
 	mux.Handle(PathValidatePods, o.webhook("admission.validate_pods", PathValidatePods, p.validate))
+	mux.Handle(PathMutateWorkloads, o.webhook("admission.mutate_workloads", PathMutateWorkloads, w.mutate))
 	mux.Handle(PathValidateWorkloads, o.webhook("admission.validate_workloads", PathValidateWorkloads, w.validate))
 	return mux
 }

@@ -16,11 +16,26 @@ import (
 	"github.com/remora-storage/remora/webhook/spec"
 )
 
-// workloads handles the admission of what makes pods: it is checked as `remora inject` would, and not changed.
+// workloads handles the admission of what makes pods: it is checked as `remora inject` would.
 type workloads struct {
 	mode    webhook.Mode
 	config  webhook.Config
 	classes *classes
+}
+
+// mutate gives templates the volumes that the API server misses in them.
+func (h *workloads) mutate(_ context.Context, req admission.Request) (admission.Response, outcome) {
+	if req.SubResource != "" || req.Operation != admissionv1.Create && req.Operation != admissionv1.Update {
+		return admission.Allowed(""), unchanged
+	}
+	now, err := webhook.Complete(req.Object.Raw)
+	switch {
+	case err != nil:
+		return admission.Errored(http.StatusBadRequest, err), failed
+	case bytes.Equal(now, req.Object.Raw):
+		return admission.Allowed(""), unchanged
+	}
+	return admission.PatchResponseFromRaw(req.Object.Raw, now), completed
 }
 
 func (h *workloads) validate(ctx context.Context, req admission.Request) (admission.Response, outcome) {
