@@ -194,7 +194,7 @@ type checkpointJSON struct {
 	JournalFrom uint64 `json:"journalFrom"`
 	// Of a replica in a group of several; see GroupState.
 	Term       uint64 `json:"term,omitempty"`
-	Members    []byte `json:"members,omitempty"`
+	Members    []byte `json:"members,omitzero"` // none is not the same as never
 	Installing bool   `json:"installing,omitempty"`
 }
 
