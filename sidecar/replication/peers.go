@@ -88,7 +88,7 @@ func (g *Group) receive(m consensus.Message, records []*item) {
 	for _, it := range records {
 		p.put(it)
 	}
-	if m.Raft != nil && m.Raft.GetType() == pb.MsgSnap {
+	if m.Raft != nil && (m.Raft.GetType() == pb.MsgSnap || m.Raft.GetType() == pb.MsgApp && p.memberless()) {
 		select {
 		case p.install <- m.Raft:
 		default: // one is under way
@@ -101,6 +101,10 @@ func (g *Group) receive(m consensus.Message, records []*item) {
 		g.disk.poke(true)
 	}
 }
+
+// memberless tells that this replica does not know who the members are: it has died as a founder before it had anything, and the volume
+// was made without it. The leader's log does not say it either; a copy of the state does.
+func (p *peers) memberless() bool { return len(p.core.Members().GetVoters()) == 0 }
 
 // put keeps a record, and returns the one that the table has.
 func (p *peers) put(it *item) *item {
