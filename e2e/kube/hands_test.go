@@ -94,11 +94,14 @@ func (k *kube) mounts(ctx context.Context, uids []string) map[string]string {
 	return found
 }
 
-// processes are the pids of a container on its node, the first of them its pid 1, each with the time of its birth.
+// processes are the pids of a container on its node, the first of them its pid 1, each with the time of its birth; none while it is not
+// running.
 func (s *space) processes(p *corev1.Pod, container string) []string {
 	s.t.Helper()
 	id := containerID(p, container)
-	require.NotEmpty(s.t, id, "container %s of %s is not running", container, p.Name)
+	if id == "" {
+		return nil
+	}
 	out, err := s.k.on(s.t.Context(), p.Spec.NodeName, fmt.Sprintf(
 		`for d in /proc/[0-9]*; do if grep -q %s $d/cgroup 2>/dev/null; then echo ${d#/proc/} $(sed 's/.*) //' $d/stat | cut -d' ' -f20); fi; done | sort -k 2n,2 -k 1n,1`, id))
 	require.NoError(s.t, err)
@@ -108,7 +111,6 @@ func (s *space) processes(p *corev1.Pod, container string) []string {
 			all = append(all, line)
 		}
 	}
-	require.NotEmpty(s.t, all, "no process of container %s (%s) on %s", container, id, p.Spec.NodeName)
 	return all
 }
 
@@ -116,13 +118,16 @@ func (s *space) processes(p *corev1.Pod, container string) []string {
 func (s *space) kill(p *corev1.Pod, container string) {
 	s.t.Helper()
 	all := s.processes(p, container)
+	require.NotEmpty(s.t, all, "no process of container %s of %s on %s", container, p.Name, p.Spec.NodeName)
 	s.signal(p, all[len(all)-1])
 }
 
 // killContainer sends it to pid 1, which takes the container down; kubelet starts another.
 func (s *space) killContainer(p *corev1.Pod, container string) {
 	s.t.Helper()
-	s.signal(p, s.processes(p, container)[0])
+	all := s.processes(p, container)
+	require.NotEmpty(s.t, all, "no process of container %s of %s on %s", container, p.Name, p.Spec.NodeName)
+	s.signal(p, all[0])
 }
 
 func (s *space) signal(p *corev1.Pod, process string) {

@@ -93,7 +93,7 @@ func TestOOM(t *testing.T) {
 		require.Regexp(t, "oom_kill [1-9]", out)
 		s.until("another sidecar", func() bool {
 			now := s.processes(s.ready("db-0"), "remora")
-			return now[len(now)-1] != before[len(before)-1]
+			return len(now) > 0 && now[len(now)-1] != before[len(before)-1]
 		})
 		s.served("db-0")
 	}
