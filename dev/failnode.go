@@ -62,6 +62,11 @@ func (s *supervisor) failNode(ctx context.Context, node string, replaceAfter tim
 	}
 	s.attendSoon()
 	f.Pods, f.Found = s.awaitMoved(ctx, started)
+	for _, o := range s.objects(ctx) {
+		if o.MajorityLost() && slices.ContainsFunc(o.Members, func(m v1alpha1.Member) bool { return m.Lost && m.Node == node }) {
+			f.Found = append(f.Found, majorityLost(&o))
+		}
+	}
 	return f, nil
 }
 
@@ -318,10 +323,19 @@ func (s *supervisor) awaitEither(ctx context.Context, p *pod, ready chan error) 
 		}
 		for _, v := range p.report(ctx).Volumes {
 			if v.State == status.MajorityLost || v.State == status.Damaged {
-				return fmt.Sprintf("volume %s of pod %s is %s: its log says what to do (%s)", v.Volume, p.title, v.State, p.sink.Path)
+				return fmt.Sprintf("pod %s is not mounted: volume %s is %s; its log says what to do (%s)", p.title, v.Volume, v.State, p.sink.Path)
 			}
 		}
 	}
+}
+
+// majorityLost says what has become of a volume.
+func majorityLost(o *v1alpha1.Volume) string {
+	if o.Copies() == 1 {
+		return fmt.Sprintf("volume %s had one copy, and it is lost", title(o.Namespace, o.Name))
+	}
+	return fmt.Sprintf("volume %s has lost the majority of its disks (%s): bring one back, or go on with what is left by: remora dev accept-loss %s --accept-data-loss",
+		title(o.Namespace, o.Name), describe(o), title(o.Namespace, o.Name))
 }
 
 // returnNode brings back a node whose disks were kept: with what it had when it failed.

@@ -1,11 +1,13 @@
 package dev
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/remora-storage/remora/api/v1alpha1"
 	"github.com/remora-storage/remora/sidecar/authority"
@@ -32,7 +34,7 @@ func (s *supervisor) acceptLoss(ctx context.Context, volume string) (Loss, error
 	if !o.MajorityLost() {
 		return Loss{}, fmt.Errorf("volume %s has not lost the majority of its disks (%s): there is nothing to accept, and nothing was changed", volume, describe(&o))
 	}
-	best, loss, err := s.survivor(ctx, &o)
+	best, loss, err := s.awaitSurvivor(ctx, &o)
 	if err != nil {
 		return Loss{}, err
 	}
@@ -53,6 +55,24 @@ func (s *supervisor) acceptLoss(ctx context.Context, volume string) (Loss, error
 	return loss, s.reopen(ctx, &o, loss.Node)
 }
 
+// answerLimit is how long those who have what is left may take to answer: they may be just starting.
+const answerLimit = 15 * time.Second
+
+func (s *supervisor) awaitSurvivor(ctx context.Context, o *v1alpha1.Volume) (best string, loss Loss, err error) {
+	for end := time.Now().Add(answerLimit); ; {
+		if best, loss, err = s.survivor(ctx, o); err == nil || errors.Is(err, errNothingLeft) || time.Now().After(end) {
+			return best, loss, err
+		}
+		select {
+		case <-ctx.Done():
+			return best, loss, err
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+var errNothingLeft = errors.New("nothing is left to go on with")
+
 // survivor chooses the replica with the longest log of those whose disks are there. All of them must answer.
 func (s *supervisor) survivor(ctx context.Context, o *v1alpha1.Volume) (best string, loss Loss, err error) {
 	hosted := s.hosted(ctx)
@@ -64,14 +84,14 @@ func (s *supervisor) survivor(ctx context.Context, o *v1alpha1.Volume) (best str
 		}
 		h, ok := hosted[m.Replica]
 		if !ok || h.Error != "" {
-			return "", loss, fmt.Errorf("replica %s on node %s does not answer (%s): it may be the one that has most; mend that first", m.Replica, m.Node, h.Error)
+			return "", loss, fmt.Errorf("replica %s on node %s does not answer, and may be the one that has most: mend that first (%s)", m.Replica, m.Node, cmp.Or(h.Error, "nobody serves it"))
 		}
 		if best == "" || h.Committed > chosen.Committed {
 			best, chosen, loss = m.Replica, h, Loss{Volume: o.Name, Survivor: m.Replica, Node: m.Node, Applied: h.Applied}
 		}
 	}
 	if best == "" {
-		return "", loss, fmt.Errorf("every disk of volume %s is lost (%s): nothing is left to go on with", o.Name, describe(o))
+		return "", loss, fmt.Errorf("every disk of volume %s is lost (%s): %w", o.Name, describe(o), errNothingLeft)
 	}
 	return best, loss, nil
 }

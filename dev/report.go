@@ -117,7 +117,7 @@ func (p *pod) reportVolume(ctx context.Context, name, silent string) status.Volu
 	if !known {
 		v, known = p.expected(ctx, name)
 	}
-	if known && silent != "" {
+	if known && silent != "" && v.State != status.MajorityLost {
 		v.State = silent
 	}
 	v.Name, v.Volume, v.Mount = name, p.object(name), p.s.layout.mount(p.title, name)
@@ -165,6 +165,9 @@ func (p *pod) expected(ctx context.Context, name string) (v status.Volume, opene
 	object, err := authority.Files{Dir: p.s.layout.volumes(p.namespace)}.Get(ctx, p.object(name))
 	if err == nil && object.Phase == v1alpha1.VolumeReady {
 		v.Epoch, opened = object.Epoch, true
+	}
+	if err == nil && object.MajorityLost() {
+		v.State = status.MajorityLost
 	}
 	for _, m := range object.Members {
 		r := status.Replica{ID: m.Replica, Node: m.Node, Role: m.Role, State: status.Offline, Pod: m.Pod}

@@ -29,6 +29,7 @@ var workers = map[string]func(args []string) error{
 	"getdents":         rounds(getDents),
 	"handles":          rounds(useHandles),
 	"large-directory":  largeDirectory,
+	"ledger":           keepLedger,
 	"list":             listWhileItChanges,
 	"lsm":              runLSM,
 	"many-open":        manyOpen,

@@ -100,7 +100,11 @@ func (v *volume) status() status.Volume {
 	if v.state == status.Damaged {
 		replicaState = status.Damaged
 	}
-	if v.object.Copies() > 1 {
+	if v.object.Copies() > 1 && v.s.host != nil {
+		o, _ := v.s.host.object(v.object.Name)
+		if o.MajorityLost() {
+			st.State = status.MajorityLost
+		}
 		st.Replicas = v.s.host.replicas(v.object.Name)
 		return st
 	}
