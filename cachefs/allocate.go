@@ -1,6 +1,7 @@
 package cachefs
 
 import (
+	"errors"
 	"syscall"
 
 	"github.com/remora-storage/remora/cachefs/meta"
@@ -101,8 +102,18 @@ func (fs *FS) roomToAllocate(ino meta.Ino, mode uint32, off, n uint64) error {
 	switch {
 	case err != nil:
 		return err
-	case mode&^FallocKeepSize == 0 && in.Blocks*record.BlockSize < off+n:
-		return fs.cfg.Log.Room(int64(n))
+	case mode&^FallocKeepSize == 0:
+		err := fs.cfg.Log.Room(int64(n))
+		if !errors.Is(err, syscall.ENOSPC) {
+			return err
+		}
+		fs.mu.RLock()
+		missing, scanErr := fs.missing(ino, off, n)
+		fs.mu.RUnlock()
+		if scanErr != nil || missing == 0 && off+n <= in.Size {
+			return scanErr // a file that has all of it, and does not grow, needs nothing
+		}
+		return fs.cfg.Log.Room(int64(missing * record.BlockSize))
 	case mode&FallocKeepSize == 0:
 		return fs.roomToGrow(ino, off+n)
 	}
@@ -115,6 +126,15 @@ func (fs *FS) roomFor(ino meta.Ino, off, n uint64) error {
 	if n <= room {
 		return nil
 	}
+	missing, err := fs.missing(ino, off, n)
+	if err == nil && missing*record.BlockSize > room {
+		err = syscall.ENOSPC
+	}
+	return err
+}
+
+// missing is how many of the blocks in [off, off+n) a file has not got yet. fs.mu must be held, for reading at least.
+func (fs *FS) missing(ino meta.Ino, off, n uint64) (uint64, error) {
 	first, last := off/record.BlockSize, (off+n-1)/record.BlockSize
 	missing := last - first + 1
 	lower, upper := meta.ChunkKey(ino, off/record.ChunkSize), meta.ChunkKey(ino, chunks(off+n))
@@ -128,10 +148,7 @@ func (fs *FS) roomFor(ino meta.Ino, off, n uint64) error {
 		}
 		return err == nil, err
 	})
-	if err == nil && missing*record.BlockSize > room {
-		err = syscall.ENOSPC
-	}
-	return err
+	return missing, err
 }
 
 // punch makes [off, end) of a file read as zeros, a bounded number of chunks a record. Only the last record of a request carries its

@@ -1,6 +1,7 @@
 package cachefs
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"syscall"
@@ -132,4 +133,96 @@ func TestAllocateInAFullVolume(t *testing.T) {
 	in, err := fs.Attr(a.Ino)
 	require.NoError(t, err)
 	require.EqualValues(t, 10*record.ChunkSize, in.Size)
+}
+
+// fullDisk has room for so many bytes at once.
+type fullDisk struct {
+	*keptLog
+	room int64
+}
+
+func (d *fullDisk) Room(n int64) error {
+	if n > d.room {
+		return syscall.ENOSPC
+	}
+	return nil
+}
+
+// A plain allocation asks the disk for what the file lacks, and not for what it has.
+func TestAllocateOnAFullDisk(t *testing.T) {
+	disk := &fullDisk{&keptLog{}, 1 << 40}
+	fs, err := Open(t.Context(), Config{Log: disk, State: disk, Epoch: 1, Incarnation: 1, Session: 7, NewSession: true, Size: 1 << 40,
+		Now: time.Now, Logger: slog.New(slog.DiscardHandler)}, true)
+	require.NoError(t, err)
+	defer fs.Close()
+	a, err := fs.Create(&Caller{}, meta.Root, "file", Node{Mode: syscall.S_IFREG | 0o644})
+	require.NoError(t, err)
+	const all, far = 4 * record.ChunkSize, 1 << 30
+	for _, off := range []uint64{0, 1, 2, 3, far / record.ChunkSize} {
+		_, err := fs.Write(&Caller{}, a.Ino, off*record.ChunkSize, make([]byte, record.ChunkSize), false)
+		require.NoError(t, err)
+	}
+	for _, c := range []struct {
+		room   int64
+		off, n uint64
+		mode   uint32
+		want   error
+	}{
+		{0, 0, all, 0, nil},
+		{0, 100, all - 200, FallocKeepSize, nil},
+		{0, far, record.ChunkSize, 0, nil}, // behind a hole
+		{0, far, record.ChunkSize + 1, 0, syscall.ENOSPC},
+		{0, all - 1, 2, 0, syscall.ENOSPC},
+		{record.BlockSize, all - 1, 2, 0, nil},
+		{record.BlockSize, 0, all + record.BlockSize, FallocKeepSize, nil},
+		{record.BlockSize, 0, all + record.BlockSize + 1, FallocKeepSize, syscall.ENOSPC},
+		{record.BlockSize, far, record.ChunkSize + 1, 0, nil},
+	} {
+		disk.room = c.room
+		err := fs.Fallocate(&Caller{}, a.Ino, c.mode, c.off, c.n)
+		if c.want == nil {
+			require.NoError(t, err, c)
+		} else {
+			require.ErrorIs(t, err, c.want, c)
+		}
+	}
+}
+
+// What is behind the end of a file in its last block goes with the part before it, where a hole covers both, or all that there is.
+func TestPunchPastTheEnd(t *testing.T) {
+	const whole = record.BlockSize
+	for _, c := range []struct {
+		size, off, n uint64
+		left         uint64 // blocks
+	}{
+		{whole + 904, 0, 2 * whole, 0},
+		{whole + 904, whole, whole, 1},
+		{whole + 904, whole, 904, 1}, // up to the end
+		{whole + 904, whole, 1000, 1},
+		{whole + 904, 0, 100 * whole, 0},
+		{whole + 904, whole, 903, 2},
+		{whole + 904, whole + 1, whole, 2},
+		{whole + 904, whole + 904, whole, 2}, // nothing of the file
+		{record.ChunkSize - 10, 0, record.ChunkSize + 5, 0},
+		{record.ChunkSize + 10, record.ChunkSize, whole, record.ChunkBlocks},
+	} {
+		for _, mode := range []uint32{FallocPunchHole | FallocKeepSize, FallocZeroRange | FallocKeepSize, FallocZeroRange} {
+			fs, _ := newFS(t, 1<<30)
+			a, err := fs.Create(&Caller{}, meta.Root, "file", Node{Mode: syscall.S_IFREG | 0o644})
+			require.NoError(t, err)
+			for off := uint64(0); off < c.size; off += record.ChunkSize {
+				n := min(c.size-off, record.ChunkSize)
+				_, err = fs.Write(&Caller{}, a.Ino, off, bytes.Repeat([]byte{7}, int(n)), false)
+				require.NoError(t, err)
+			}
+			require.NoError(t, fs.Fallocate(&Caller{}, a.Ino, mode, c.off, c.n))
+			in, err := fs.Attr(a.Ino)
+			require.NoError(t, err)
+			require.Equal(t, c.left, in.Blocks, "%+v, mode %#x", c, mode)
+			require.Equal(t, c.left*whole, fs.Statfs().Used)
+			if mode&FallocKeepSize != 0 {
+				require.Equal(t, c.size, in.Size)
+			}
+		}
+	}
 }
