@@ -89,6 +89,7 @@ type conn struct {
 	ends    time.Time        // when the first of both certificates does
 	renew   time.Time        // when a link moves on
 	timeout time.Duration    // of a write
+	wrote   time.Time        // when the deadline of writes was set
 }
 
 // handshake makes a conn of a socket, within the configured time.
@@ -149,7 +150,11 @@ func (c *conn) write(parts ...[]byte) error {
 	for _, p := range parts {
 		for len(p) > 0 && err == nil {
 			n := min(len(p), chunkBytes)
-			if err = c.SetWriteDeadline(time.Now().Add(c.timeout)); err == nil {
+			if now := time.Now(); now.Sub(c.wrote) > c.timeout/8 { // not for each: see Read
+				c.wrote = now
+				err = c.SetWriteDeadline(now.Add(c.timeout))
+			}
+			if err == nil {
 				_, err = c.Write(p[:n])
 			}
 			p = p[n:]
@@ -160,7 +165,7 @@ func (c *conn) write(parts ...[]byte) error {
 
 // bye tells the peer why, if it still listens, and closes.
 func (c *conn) bye(text string) {
-	_ = c.SetWriteDeadline(time.Now().Add(grace))
+	c.timeout, c.wrote = min(c.timeout, grace), time.Time{}
 	_ = c.write(appendFrame(nil, Header{Kind: kindBye}, []byte(clip(text)))) // it may be gone
 	c.linger()
 }

@@ -193,14 +193,14 @@ func (l *link) serve(ctx context.Context, c *outgoing) error {
 	defer func() {
 		if next != nil {
 			if o := <-next; o != nil {
-				l.finish(o)
+				l.finish(o, grace)
 			}
 		}
 	}()
 	for {
 		select {
 		case <-ctx.Done():
-			l.finish(c)
+			l.finish(c, grace)
 			return ctx.Err()
 		case <-c.dead:
 			if next == nil {
@@ -221,7 +221,7 @@ func (l *link) serve(ctx context.Context, c *outgoing) error {
 				c.renew = l.t.cfg.Now().Add(l.t.cfg.DeadAfter)
 				continue
 			}
-			l.finish(c)
+			l.finish(c, l.t.cfg.DeadAfter)
 			c = o
 		case <-tick.C:
 			if err := l.tick(c); err != nil {
@@ -256,7 +256,7 @@ func (l *link) tick(c *outgoing) error {
 		return fmt.Errorf("a certificate of this connection expired at %v", c.ends)
 	}
 	if l.t.retire(l) {
-		l.finish(c)
+		l.finish(c, grace)
 		return errIdle
 	}
 	l.control = appendFrame(l.control[:0], Header{Kind: kindPing})
@@ -286,9 +286,9 @@ func (l *link) renew(ctx context.Context) chan *outgoing {
 }
 
 // finish ends a connection after the peer has read everything: it closes when it has.
-func (l *link) finish(c *outgoing) {
-	limit := time.AfterFunc(grace, func() { _ = c.sock.Close() })
-	defer limit.Stop()
+func (l *link) finish(c *outgoing, limit time.Duration) {
+	timer := time.AfterFunc(limit, func() { _ = c.sock.Close() })
+	defer timer.Stop()
 	if c.CloseWrite() != nil { // broken
 		_ = c.sock.Close()
 	}

@@ -26,7 +26,7 @@ func TestSlowReader(t *testing.T) {
 	w := newWorld(t)
 	const limit = 256 << 10
 	a, b := w.peer("db-0", func(c *Config) { c.QueueBytes = limit }), w.peer("db-1")
-	b.hold = make(chan struct{})
+	release := b.holds(t)
 	body := make([]byte, 32<<10)
 	var taken []uint64
 	refused := 0
@@ -44,7 +44,7 @@ func TestSlowReader(t *testing.T) {
 		q.mu.Unlock()
 	}
 	require.GreaterOrEqual(t, a.count.dropped[dropQueueFull].Load(), uint64(3))
-	close(b.hold)
+	release()
 	for i, f := range b.frames(t, len(taken)) {
 		require.Equal(t, taken[i], f.Group)
 		require.Equal(t, taken[i], binary.LittleEndian.Uint64(f.Body))
@@ -213,6 +213,29 @@ func TestRotationUnderLoad(t *testing.T) {
 	require.Len(t, got, int(n))
 }
 
+// TestNewConnectionWaitsForTheOld: what was sent over the old one is received first, however slow the peer is.
+func TestNewConnectionWaitsForTheOld(t *testing.T) {
+	w := newWorld(t)
+	creds, cfg := w.credentials("db-0", nil)
+	a, b := w.peer("db-0", cfg), w.peer("db-1")
+	release := b.holds(t)
+	const n = 200
+	send := func(from uint64) {
+		for i := range uint64(n) {
+			require.True(t, a.Send(b.Addr(), Header{1, from + i, 1, 2}))
+		}
+	}
+	send(0)
+	eventually(t, "sent", func() bool { return a.count.frames[outbound].Load() == n })
+	creds.renew()
+	eventually(t, "a new connection", func() bool { return a.count.dials.get("ok") == 2 })
+	send(n)
+	release()
+	for i, f := range b.frames(t, 2*n) {
+		require.Equal(t, uint64(i), f.Group)
+	}
+}
+
 // wallClock is a clock that a test moves.
 type wallClock struct{ offset atomic.Int64 }
 
@@ -301,7 +324,7 @@ func TestNothingIsLeft(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0") // nobody accepts
 	require.NoError(t, err)
 	defer l.Close()
-	b.hold = make(chan struct{})
+	release := b.holds(t)
 	for range 100 {
 		a.Send(b.Addr(), Header{1, 7, 1, 2}, make([]byte, 1<<20))
 		a.Send(l.Addr().String(), Header{1, 7, 1, 2})
@@ -314,7 +337,7 @@ func TestNothingIsLeft(t *testing.T) {
 	require.NoError(t, a.Close())
 	_, err = io.Copy(io.Discard, r)
 	require.Error(t, err)
-	close(b.hold)
+	release()
 	require.NoError(t, b.Close())
 	require.NoError(t, b.Close(), "a second Close does nothing")
 	require.False(t, a.Send(b.Addr(), Header{1, 7, 1, 2}))

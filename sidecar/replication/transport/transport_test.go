@@ -70,6 +70,17 @@ func (p *peer) Bulk(ctx context.Context, _ Identity, r Request, w io.Writer) err
 	return f(ctx, r, w)
 }
 
+// holds has Receive wait until the test releases it, or ends.
+func (p *peer) holds(t testing.TB) (release func()) {
+	hold := make(chan struct{})
+	p.mu.Lock()
+	p.hold = hold
+	p.mu.Unlock()
+	release = sync.OnceFunc(func() { close(hold) })
+	t.Cleanup(release)
+	return release
+}
+
 // frames waits until n frames arrived.
 func (p *peer) frames(t testing.TB, n int) []Frame {
 	t.Helper()
