@@ -12,6 +12,7 @@ type recordKind uint8
 const (
 	kindRequest recordKind = iota
 	kindCommit
+	kindPart // of a commit
 	kindAccepted
 	kindCall // its name and attributes are in Recorder.notes, by span ID
 )
@@ -22,9 +23,9 @@ type record struct {
 	ref        SpanRef
 	start, end int64  // by the recorder's clock, nanoseconds
 	inode      uint64 // commit: 0
-	unique     uint64 // commit: the first seq; accepted and call: the span ID of the parent
+	unique     uint64 // commit: the first seq; accepted, part and call: the span ID of the parent
 	epoch      uint64
-	seq        uint64 // commit: the last seq
+	seq        uint64 // commit: the last seq; part: the peer
 	offset     int64  // commit: bytes
 	length     int64  // commit: records
 	volume     uint32 // index in Recorder.volumes

@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"fmt"
 	"strconv"
 	"syscall"
 )
@@ -72,6 +73,12 @@ func (b *batch) expand(rec *record, s *span) {
 		s.name, s.parent, s.links = StageCommit.String(), rec.unique, rec.link[:rec.links]
 		s.addInt("remora.epoch", int64(rec.epoch))
 		s.addInt("remora.seq", int64(rec.seq))
+	case kindPart:
+		s.name, s.parent = StageJournal.String(), rec.unique
+		if rec.seq != 0 {
+			s.name = "replicate"
+			s.addText("remora.peer", fmt.Sprintf("%016x", rec.seq))
+		}
 	case kindCommit:
 		s.name = "group_commit"
 		s.addInt("remora.commit.records", rec.length)

@@ -76,6 +76,19 @@ func (v *VolumeRecorder) Accepted(parent SpanRef, start, end int64, epoch, seq u
 	v.submit(&rec, false)
 }
 
+// Part adds a child to a group commit: the sync of the journal here (peer 0), or the time from sending to a peer to its answer that it has
+// synced its own. It does nothing for a zero commit.
+func (v *VolumeRecorder) Part(commit SpanRef, peer uint64, start, end int64) {
+	if v == nil || commit.IsZero() {
+		return
+	}
+	rec := record{
+		kind: kindPart, ref: SpanRef{commit.traceHi, commit.traceLo, v.r.ids.next().span}, start: start, end: end, volume: v.index,
+		unique: commit.span, seq: peer,
+	}
+	v.submit(&rec, false)
+}
+
 // submit counts the record's spans and queues them if they are to be kept.
 func (v *VolumeRecorder) submit(rec *record, failed bool) {
 	r, n := v.r, rec.spans()

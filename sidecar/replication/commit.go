@@ -58,7 +58,7 @@ func (g *Group) synced(lsn journal.LSN, err error, start, end int64) {
 		return
 	}
 	if g.peers != nil {
-		g.durable(lsn)
+		g.durable(lsn, start, end)
 		return
 	}
 	items := g.core.synced(lsn)

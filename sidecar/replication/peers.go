@@ -65,11 +65,62 @@ type peers struct {
 	install  chan *pb.Message
 	changing uint64 // index of the change of members that was proposed last
 	ticks    int
+	flights  map[uint64][]flight // by peer
+	parts    []part              // of the commit that is under way
 	users    int                        // of the store, so far
 	using    map[int]context.CancelFunc // those who do now
 	progress store.Progress
 	stop     context.CancelFunc
 	ctx      context.Context
+}
+
+// flight is a message under way to a peer with entries up to an index.
+type flight struct {
+	index uint64
+	since int64
+}
+
+// part is a piece of the time that a group commit took: the sync here (peer 0), or a peer's.
+type part struct {
+	peer, index uint64
+	start, end  int64
+}
+
+// maxFlights bounds what is remembered for spans of a peer that does not answer.
+const maxFlights = 256
+
+// sent remembers when entries went to a peer. g.mu is held.
+func (p *peers) sent(to uint64, m *pb.Message) {
+	n := len(m.GetEntries())
+	if n == 0 || m.GetType() != pb.MsgApp {
+		return
+	}
+	if len(p.flights[to]) == maxFlights {
+		p.flights[to] = p.flights[to][1:]
+	}
+	p.flights[to] = append(p.flights[to], flight{m.GetEntries()[n-1].GetIndex(), telemetry.Now()})
+}
+
+// answered makes a span of the time that a peer took. One that was not needed for the commit comes late, and is a child of the newest one.
+func (g *Group) answered(m *pb.Message) {
+	p := g.peers
+	if m.GetType() != pb.MsgAppResp || m.GetReject() {
+		return
+	}
+	flights, n := p.flights[m.GetFrom()], 0
+	for n < len(flights) && flights[n].index <= m.GetIndex() {
+		n++
+	}
+	if n == 0 {
+		return
+	}
+	done := part{m.GetFrom(), flights[n-1].index, flights[n-1].since, telemetry.Now()}
+	p.flights[m.GetFrom()] = flights[n:]
+	if done.index <= uint64(g.core.committed) {
+		g.cfg.Trace.Part(g.commit, done.peer, done.start, done.end)
+		return
+	}
+	p.parts = append(p.parts, done)
 }
 
 type pending struct {
@@ -94,6 +145,9 @@ func (g *Group) receive(m consensus.Message, records []*item) {
 		default: // one is under way
 		}
 		return
+	}
+	if m.Raft != nil {
+		g.answered(m.Raft)
 	}
 	_ = p.core.Step(m) // a message that means nothing any more
 	g.process()
@@ -369,12 +423,19 @@ func (g *Group) takeCommitted(done []consensus.Committed) {
 			}
 		}
 	}
+	for _, d := range p.parts {
+		g.cfg.Trace.Part(g.commit, d.peer, d.start, d.end)
+	}
+	p.parts = p.parts[:0]
 	g.enqueue(items, bytes)
 }
 
 // durable takes the result of a sync. g.mu is held.
-func (g *Group) durable(lsn journal.LSN) {
+func (g *Group) durable(lsn journal.LSN, start, end int64) {
 	p := g.peers
+	if len(p.parts) < maxFlights {
+		p.parts = append(p.parts, part{start: start, end: end})
+	}
 	n := 0
 	for n < len(p.pending) && p.pending[n].end <= lsn {
 		g.send(p.core.Wrote(p.pending[n].write))

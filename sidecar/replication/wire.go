@@ -80,6 +80,7 @@ func (g *Group) sendRaft(to uint64, m *pb.Message) {
 		}
 		head := binary.LittleEndian.AppendUint32(make([]byte, 0, 4+len(b)), uint32(len(b)))
 		body[0] = append(head, b...)
+		g.peers.sent(to, first)
 		g.peers.cfg.Send(to, FrameRaft, body...)
 		if first == m {
 			return
