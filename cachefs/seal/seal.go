@@ -137,6 +137,15 @@ func (k *Keys) sub(i record.Incarnation) (cipher.AEAD, error) {
 	return k.sub(i)
 }
 
+// Knows returns nil if there is a salt of an incarnation: what was sealed under it can be opened.
+func (k *Keys) Knows(i record.Incarnation) error {
+	if k == nil {
+		return nil
+	}
+	_, err := k.sub(i)
+	return err
+}
+
 // nonce is incarnation u32, seq u48, n u16.
 func nonce(i record.Incarnation, s record.Seq, n uint16) (b [12]byte) {
 	binary.LittleEndian.PutUint32(b[:], uint32(i))

@@ -98,6 +98,9 @@ type Store struct {
 	epochs     sync.Map    // record.Epoch by record.Incarnation: what epochOf has read
 	counts     counts
 
+	salts    sync.RWMutex
+	saltless bool // closed: no salt can be read any more
+
 	failMu  sync.Mutex
 	failed  error
 	stopped chan struct{} // closed when failed is set
@@ -263,6 +266,11 @@ func (s *Store) Get(key []byte) ([]byte, bool, error) {
 
 // salt is what an incarnation's Owner record left.
 func (s *Store) salt(i record.Incarnation) ([]byte, error) {
+	s.salts.RLock()
+	defer s.salts.RUnlock()
+	if s.saltless {
+		return nil, fmt.Errorf("no salt of incarnation %d: the store is closed", i)
+	}
 	b, ok, err := s.Get(meta.SaltKey(uint32(i)))
 	if err == nil && (!ok || len(b) != 8+seal.SaltSize) {
 		err = fmt.Errorf("%w: no salt of incarnation %d", ErrDamaged, i)
@@ -311,6 +319,9 @@ func (s *Store) failure() error {
 
 // Close gives the files back. It makes nothing durable: Checkpoint does.
 func (s *Store) Close() error {
+	s.salts.Lock() // the keys outlive the store, and may ask it
+	s.saltless = true
+	s.salts.Unlock()
 	s.disk.close()
 	err := s.db.Close()
 	if s.arena != nil {

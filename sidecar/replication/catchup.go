@@ -149,12 +149,13 @@ func (g *Group) install(in *store.SnapshotReader, term uint64, members *pb.ConfS
 	if err := store.Install(g.storeConfig(), at, in.Next); err != nil {
 		return err
 	}
-	if behind {
-		if err := g.voidLog(uint64(at.Index), term); err != nil {
-			g.fail(err)
-			return err
-		}
+	// An earlier process may have been at it, and not have said why: what counts is whether the log goes on from there.
+	goesOn, err := g.voidLog(uint64(at.Index), term)
+	if err != nil {
+		g.fail(err)
+		return err
 	}
+	behind = behind || !goesOn
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(members)
 	if err == nil {
 		from := min(g.needsAbove(uint64(at.Index)), g.disk.journal.Synced())
@@ -170,20 +171,20 @@ func (g *Group) install(in *store.SnapshotReader, term uint64, members *pb.ConfS
 	return g.goOn(at, term, members, behind)
 }
 
-// voidLog takes back, durably, what our log has behind an index that it does not have as the group has it.
-func (g *Group) voidLog(index, term uint64) error {
+// voidLog takes back, durably, what our log has behind an index that it does not have as the group has it. goesOn: it has it.
+func (g *Group) voidLog(index, term uint64) (goesOn bool, err error) {
 	g.mu.Lock()
 	have, _, err := g.peers.core.At(index)
 	g.mu.Unlock()
 	if err == nil && have == term {
-		return nil
+		return true, nil
 	}
 	key := g.key()
 	if _, err := g.disk.journal.AppendBinding(uint64(key.group), uint64(key.replica), journal.Binding{Index: index + 1, Term: 1}); err != nil {
-		return err
+		return false, err
 	}
 	_, err = g.disk.sync()
-	return err
+	return false, err
 }
 
 // needsAbove is from where on the journal is needed for entries behind an index.

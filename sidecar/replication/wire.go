@@ -192,9 +192,15 @@ func (g *Group) decode(kind uint8, from uint64, body []byte) (m consensus.Messag
 		if m.Raft.GetFrom() != from || m.Raft.GetTo() != m.To {
 			return m, nil, fmt.Errorf("%w: from %x to %x in a frame from %x to %x", ErrMessage, m.Raft.GetFrom(), m.Raft.GetTo(), from, m.To)
 		}
-		for _, e := range m.Raft.GetEntries() {
-			if e.GetType() == pb.EntryNormal && len(e.GetData()) > 0 {
-				d.record(e.GetData())
+		for i, e := range m.Raft.GetEntries() {
+			if e.GetType() != pb.EntryNormal || len(e.GetData()) == 0 {
+				continue
+			}
+			if d.record(e.GetData()); d.sealed {
+				// It is of an incarnation whose Owner record has not come here. Raft must see the message all the same: only its answer tells
+				// the leader what is missing.
+				m.Raft.Entries, d.b, d.err = m.Raft.Entries[:i], nil, nil
+				break
 			}
 		}
 	case FramePropose:
@@ -225,6 +231,8 @@ type decoder struct {
 	g     *Group
 	items []*item
 	err   error
+	// sealed: the last record has no salt here that opens it.
+	sealed bool
 }
 
 func (d *decoder) bytes(n int) []byte {
@@ -258,6 +266,10 @@ func (d *decoder) record(name []byte) (record.Kind, record.Name, bool) {
 	b := d.bytes(size)
 	if d.err != nil || err != nil {
 		d.err = errors.Join(d.err, err)
+		return 0, n, false
+	}
+	if salted := d.g.cfg.Keys.Knows(n.Incarnation); salted != nil && kind != record.Owner {
+		d.err, d.sealed = salted, true
 		return 0, n, false
 	}
 	r, err := record.Decode(b, d.g.cfg.Keys.Sealer())
