@@ -41,7 +41,7 @@ ifneq ($(shell git status --porcelain >/dev/null 2>&1 && echo yes),yes)
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 endif
 
-.PHONY: help build dev image cluster cluster-down e2e test check bench extremes posix storm fsx crash planted powercut realwork fuzz clean
+.PHONY: help build dev image cluster cluster-down e2e test check bench extremes posix storm fsx crash planted powercut realwork admission fuzz clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|' 2>/dev/null || \
@@ -125,6 +125,10 @@ realwork: ## Linux and PostgreSQL untarred, built, diffed, in git and rsync on a
 	go vet -tags realwork ./e2e
 	go test -tags realwork ./e2e -run '^($(WORK))$$' -v -count=1 -timeout 4h -args -lsm=5000 \
 		-linux="$$(ls /usr/src/linux-source-*.tar.xz | tail -n 1)" -postgres="$$(scripts/sources postgresql-$$(ls /usr/lib/postgresql | sort -V | tail -n 1) .cache/sources)"
+
+admission: ## what an admission costs: latency at 50 pods/s, memory and processor time of `remora webhook`, asked as an API server asks it
+	go vet -tags load ./webhook/admission
+	go test -tags load ./webhook/admission -run '^TestLoad$$' -count=1 -v -timeout 10m -args -load=60s
 
 fuzz: ## every fuzz target for FUZZTIME each
 	@scripts/fuzz $(FUZZTIME)

@@ -450,3 +450,16 @@ func (k *k8s) answering(ctx context.Context) error {
 	}
 	return err
 }
+
+// second runs another webhook in this process, and returns its URL.
+func (k *k8s) second(t *testing.T, change func(*Config)) (url string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	cfg := Config{Mode: webhook.Node, Listener: l, TLSDir: k.tls, Kubernetes: k.config, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	change(&cfg)
+	go func() { done <- Run(ctx, cfg) }()
+	t.Cleanup(func() { cancel(); require.NoError(t, <-done) })
+	return "https://" + l.Addr().String()
+}

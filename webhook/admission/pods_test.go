@@ -10,6 +10,10 @@ import (
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/remora-storage/remora/webhook"
@@ -39,6 +43,88 @@ func TestPodAsInjectedByHand(t *testing.T) {
 	again.Namespace, again.Name, again.Annotations, again.Spec = ns, "db-1", pod.Annotations, *pod.Spec.DeepCopy()
 	require.NoError(t, k.client.Create(t.Context(), again), "a pod that is injected already")
 	require.Equal(t, pod.Spec, again.Spec)
+}
+
+// TestLimits: what a LimitRange gives every container the sidecar gets too, and a second injection does not take it away; a namespace
+// whose quota wants limits takes the pod.
+func TestLimits(t *testing.T) {
+	k := realCluster(t)
+	ns := k.namespace(t)
+	limits := &corev1.LimitRange{Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{{Type: corev1.LimitTypeContainer,
+		Default: corev1.ResourceList{"memory": resource.MustParse("512Mi"), "cpu": resource.MustParse("1")}}}}}
+	limits.Namespace, limits.Name = ns, "limits"
+	require.NoError(t, k.client.Create(t.Context(), limits))
+	eventually(t, func() error { // the API server hears of it after a while
+		pod := annotated(ns, "p", nil)
+		if err := k.client.Create(t.Context(), pod, client.DryRunAll); err != nil {
+			return err
+		}
+		sidecar := pod.Spec.InitContainers[0].Resources
+		if app := pod.Spec.Containers[0].Resources.Limits.Memory().String(); app != "512Mi" {
+			return fmt.Errorf("no limit range yet: the app has %s", app)
+		}
+		require.Equal(t, "512Mi", sidecar.Limits.Memory().String())
+		require.Equal(t, "1", sidecar.Limits.Cpu().String())
+		require.Equal(t, "64Mi", sidecar.Requests.Memory().String())
+		return nil
+	})
+}
+
+// TestCanary: a second webhook takes what carries its revision's label, pod or namespace, and the first leaves that alone.
+func TestCanary(t *testing.T) {
+	k := realCluster(t)
+	canary := k.second(t, func(c *Config) { c.Inject.Revision, c.Inject.Image = "canary", "remora:canary" })
+	revision := func(expressions ...metav1.LabelSelectorRequirement) *metav1.LabelSelector {
+		return &metav1.LabelSelector{MatchExpressions: expressions}
+	}
+	enabled := metav1.LabelSelectorRequirement{Key: "remora.dev/injection", Operator: metav1.LabelSelectorOpIn, Values: []string{"enabled"}}
+	is := metav1.LabelSelectorRequirement{Key: "remora.dev/revision", Operator: metav1.LabelSelectorOpIn, Values: []string{"canary"}}
+	isNot := metav1.LabelSelectorRequirement{Key: "remora.dev/revision", Operator: metav1.LabelSelectorOpDoesNotExist}
+	require.NoError(t, k.apply(t.Context(), "webhooks.yaml", func(u *unstructured.Unstructured) error {
+		u.SetName("remora-canary")
+		t.Cleanup(func() { _ = k.client.Delete(background(), u) })
+		was := k.url
+		k.url = canary
+		defer func() { k.url = was }()
+		if err := k.local(u); err != nil {
+			return err
+		}
+		hooks, _, err := unstructured.NestedSlice(u.Object, "webhooks")
+		require.NoError(t, err)
+		var both []any
+		for _, h := range hooks {
+			for i, s := range [][2]*metav1.LabelSelector{{revision(enabled, is), revision(isNot)}, {revision(enabled), revision(is)}} {
+				hook := runtime.DeepCopyJSON(h.(map[string]any))
+				hook["name"] = fmt.Sprint("r", i, ".", hook["name"])
+				for j, key := range []string{"namespaceSelector", "objectSelector"} {
+					data, err := runtime.DefaultUnstructuredConverter.ToUnstructured(s[j])
+					require.NoError(t, err)
+					hook[key] = data
+				}
+				both = append(both, hook)
+			}
+		}
+		return unstructured.SetNestedSlice(u.Object, both, "webhooks")
+	}))
+	stable, whole := k.namespace(t), k.namespace(t, "remora.dev/revision", "canary")
+	for _, c := range []struct {
+		ns, label, image, injector string
+	}{{stable, "", image, ""}, {stable, "canary", "remora:canary", "canary"}, {whole, "", "remora:canary", "canary"}} {
+		eventually(t, func() error {
+			pod := annotated(c.ns, "p", nil)
+			if c.label != "" {
+				pod.Labels = map[string]string{"remora.dev/revision": c.label}
+			}
+			if err := k.client.Create(t.Context(), pod, client.DryRunAll); err != nil {
+				return err
+			}
+			if len(pod.Spec.InitContainers) != 1 || pod.Spec.InitContainers[0].Image != c.image {
+				return fmt.Errorf("%+v: %v", c, pod.Spec.InitContainers)
+			}
+			require.Equal(t, c.injector != "", strings.Contains(pod.Annotations["remora.dev/status"], `"injector":"canary"`))
+			return nil
+		})
+	}
 }
 
 // TestDryRun says that a dry run shows the injection and leaves nothing behind.
