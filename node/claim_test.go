@@ -128,6 +128,28 @@ func TestVolumeElsewhere(t *testing.T) {
 	require.ErrorContains(t, r.publishDisks(other), "not the name of a disk directory")
 }
 
+// TestForceDeleted: a pod that was deleted by force still runs, and another of its name starts. The old one's mount ends, and the new one has
+// everything that it had written.
+func TestForceDeleted(t *testing.T) {
+	r := newRig(t, nil)
+	p := r.api.pod("default", "db-0", "n1", []string{"data"}, nil)
+	r.publishAll(p)
+	s := r.sidecar(p)
+	writer := r.program(filepath.Join(r.target(p, "data"), "file"))
+	next := r.api.pod("default", "db-0", "n1", []string{"data"}, nil)
+	r.publishAll(next)
+	require.Error(t, writer.wait())
+	_ = s.wait() // its mount is gone
+	r.eventually("an event says so", func() bool { return contains(r.api.reasons("db-0"), "VolumeFenced") })
+	r.sidecar(next)
+	b, err := r.read(filepath.Join(r.target(next, "data"), "file"))
+	require.NoError(t, err)
+	require.Contains(t, string(b), "line 9\n")
+	require.Error(t, r.sidecar(p).wait(), "the old one does not come back")
+	r.unpublish(p, "data", "remora-disks")
+	r.program(filepath.Join(r.target(next, "data"), "file2")).finish()
+}
+
 // TestTwoVolumesOfAPod share a disk directory; another pod has one of its own.
 func TestTwoVolumesOfAPod(t *testing.T) {
 	r := newRig(t, nil)

@@ -10,12 +10,20 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/remora-storage/remora/sidecar/authority"
 	"github.com/remora-storage/remora/sidecar/session/holder"
 )
 
 // socketName is the pod's socket in its run directory.
 const socketName = "node.sock"
+
+// A sidecar asks about ten questions when it starts. A tenant that asks more must not be a burden to the API server.
+const (
+	deskRate  = 10 // a second
+	deskBurst = 50
+)
 
 // pod is a pod with at least one published volume, or one that is being published.
 type pod struct {
@@ -133,11 +141,15 @@ func (n *node) serve(p *pod) error {
 		return errors.Join(err, l.Close())
 	}
 	d := &desk{n: n, p: p}
+	limit := rate.NewLimiter(deskRate, deskBurst)
 	server := holder.NewServer(holder.Config{
 		Log:    n.cfg.Logger.With("namespace", p.id.Namespace, "pod", p.id.Name),
 		Notify: func(e holder.Event) { n.notify(p, e) },
 		Other: func(ctx context.Context, op string, line []byte) (any, error) {
 			n.metrics.desk.WithLabelValues(knownOp(op)).Inc()
+			if err := limit.Wait(ctx); err != nil {
+				return nil, err
+			}
 			return authority.Answer(ctx, d, op, line)
 		},
 	})
@@ -179,6 +191,29 @@ func (p *pod) remove(volume string) error {
 	p.live.Unlock()
 	delete(p.mounts, volume)
 	return m.mount.Close()
+}
+
+// fence ends what other pods of this node have of a Volume that is another's now: a pod that was deleted by force may run on for a while,
+// and its sidecar would keep the disk directory locked.
+func (n *node) fence(p *pod, name string) {
+	for _, other := range n.allPods() {
+		if other == p || other.id.Namespace != p.id.Namespace {
+			continue
+		}
+		other.live.Lock()
+		for volume, s := range other.serving {
+			if s.name != name || s.aborted {
+				continue
+			}
+			s.aborted = true
+			if err := s.mount.Abort(); err != nil {
+				n.cfg.Logger.Error("cannot abort a mount", "volume", s.name, "err", err)
+			}
+			n.cfg.Logger.Warn("fenced a pod", "namespace", p.id.Namespace, "pod", other.id.Name, "uid", other.id.UID, "volume", name, "by", p.id.UID)
+			n.tell(other.id, true, "VolumeFenced", fmt.Sprintf("volume %s (Volume %s) belongs to pod %s (%s) now: this pod's mount was ended", volume, name, p.id.Name, p.id.UID))
+		}
+		other.live.Unlock()
+	}
 }
 
 // notify is told by the holder what sidecars do.

@@ -121,6 +121,7 @@ func (n *node) publishMount(p *pod, q request, a *admission) error {
 	if !ok || v.Local {
 		return refuse("NotInjected", codes.PermissionDenied, "volume %q is not one that the pod's sidecar serves", q.target.volume)
 	}
+	n.fence(p, v.Name)
 	m, err := holder.Open(q.target.path, holder.MountOptions{Volume: v.Name, AllowOther: true})
 	if err != nil {
 		return status.Error(codes.Internal, err.Error())

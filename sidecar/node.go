@@ -20,6 +20,22 @@ func (s *sidecar) plugin() authority.Node {
 
 func (*sidecar) socket(flag string) string { return strings.TrimPrefix(flag, "unix:") }
 
+// attachOnce attaches; to a node plugin that is away, when it is back.
+func (v *volume) attachOnce(ctx context.Context, path string) (*holder.Client, error) {
+	for {
+		c, err := holder.Attach(ctx, path, v.spec.Name)
+		var refused *holder.RefusedError
+		if err == nil || errors.As(err, &refused) || v.s.cfg.Mode != ModeNode {
+			return c, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(offerPause):
+		}
+	}
+}
+
 // learnNames asks in node mode which Volumes the pod's volumes are: a Deployment's pod takes over those of one that is gone.
 func (s *sidecar) learnNames(ctx context.Context) error {
 	if s.cfg.Mode != ModeNode {

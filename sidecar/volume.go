@@ -166,7 +166,7 @@ func (v *volume) openReplica(ctx context.Context) error {
 // attach takes the mount from its holder. One that cannot be taken over is made anew: a new session, of which the kernel knows nothing.
 func (v *volume) attach(ctx context.Context) (*holder.Client, error) {
 	path := strings.TrimPrefix(v.s.cfg.Holder, "unix:")
-	c, err := holder.Attach(ctx, path, v.spec.Name)
+	c, err := v.attachOnce(ctx, path)
 	if err != nil || c.State != holder.Ready || session.CanTakeOver(c.Reply) {
 		return c, err
 	}
@@ -175,7 +175,7 @@ func (v *volume) attach(ctx context.Context) (*holder.Client, error) {
 	if err := errors.Join(c.Lost(), c.Close()); err != nil {
 		return nil, err
 	}
-	return holder.Attach(ctx, path, v.spec.Name)
+	return v.attachOnce(ctx, path)
 }
 
 // own opens our epoch and the file system.

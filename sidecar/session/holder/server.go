@@ -37,6 +37,7 @@ type Config struct {
 	Log    *slog.Logger
 	Notify func(Event)   // may be nil; called in order per volume, must not call back into the Server
 	Grace  time.Duration // how long an attach waits for a predecessor that is just dying; zero means 1 s
+	Conns  int           // how many connections may be open at once; more are closed. Zero means 64
 	// Other answers lines whose op is not of this package; its answer is sent as JSON, its error as a refusal. May be nil.
 	Other func(ctx context.Context, op string, line []byte) (any, error)
 }
@@ -71,6 +72,9 @@ type conn struct {
 func NewServer(cfg Config) *Server {
 	if cfg.Grace == 0 {
 		cfg.Grace = time.Second
+	}
+	if cfg.Conns == 0 {
+		cfg.Conns = 64
 	}
 	if cfg.Notify == nil {
 		cfg.Notify = func(Event) {}
@@ -123,7 +127,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 func (s *Server) register(u *net.UnixConn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
+	if s.closed || len(s.conns) >= s.cfg.Conns { // a tenant must not use up its holder's descriptors
 		return false
 	}
 	s.conns[u] = struct{}{}
