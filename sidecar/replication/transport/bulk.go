@@ -114,8 +114,8 @@ type answerReader struct {
 	err     error // the end; io.EOF is the good one
 }
 
-// ask sends the request and waits for the first frame of the answer. A connection that waited may have been closed by the peer: then
-// another is tried.
+// ask sends the request and waits for the first frame of the answer. A connection that waited may have been closed by the peer, or be
+// from before the peer's certificate named this volume: then another is tried.
 func (a *answerReader) ask() error {
 	for {
 		c := a.p.take(a.t)
@@ -133,8 +133,7 @@ func (a *answerReader) ask() error {
 		a.c, a.unwatch = c, context.AfterFunc(a.ctx, func() { _ = c.sock.Close() })
 		err := a.first()
 		var remote *RemoteError
-		var refused *refusal
-		if err == nil || errors.Is(err, errComplete) || !reused || a.ctx.Err() != nil || errors.As(err, &remote) || errors.As(err, &refused) {
+		if err == nil || errors.Is(err, errComplete) || !reused || a.ctx.Err() != nil || errors.As(err, &remote) {
 			return err
 		}
 		a.drop()

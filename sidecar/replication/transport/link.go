@@ -25,8 +25,9 @@ type link struct {
 // outgoing is a connection that a link writes to. Its reader hears pongs, and why the peer closes.
 type outgoing struct {
 	*conn
-	dead chan struct{} // closed when the reader ends
-	err  error         // why; to be read after dead is closed
+	dead    chan struct{} // closed when the reader ends
+	err     error         // why; to be read after dead is closed
+	refused bool          // a frame was not sent: the peer's certificate may have been issued anew since, and name more
 }
 
 // run waits for frames, connects, and sends, until the link is idle or the transport closed.
@@ -263,10 +264,11 @@ func (l *link) tick(c *outgoing) error {
 	return c.write(l.control)
 }
 
-// stale says whether it is time to move to a new connection: the certificate or the roots changed, or half of the time is over.
+// stale says whether it is time to move to a new connection: the certificate or the roots changed, half of the time is over, or the
+// peer may have another certificate by now.
 func (l *link) stale(c *outgoing) bool {
 	own, roots, err := l.t.cfg.TLS()
-	return err == nil && (own != c.own || roots != c.roots || l.t.cfg.Now().After(c.renew))
+	return err == nil && (own != c.own || roots != c.roots || c.refused || l.t.cfg.Now().After(c.renew))
 }
 
 // renew connects beside the connection in use; nil comes out when it did not work.
@@ -304,6 +306,7 @@ func (l *link) send(c *outgoing) error {
 	for _, f := range frames {
 		if err := l.t.cfg.Handler.Authorize(c.peer, f.h.Group, f.h.To, f.h.From); err != nil {
 			count.dropped[dropRefused].Add(1)
+			c.refused = true
 			l.t.lines.warn("refused:"+l.addr, "frames for a peer dropped: whoever is at its address may not have them",
 				"peer", l.addr, "pod", c.peer.String(), "err", err)
 			chunk = -1

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -236,6 +237,63 @@ func TestNewConnectionWaitsForTheOld(t *testing.T) {
 	}
 }
 
+// TestPeerIsGivenMoreVolumes: a peer whose new certificate names more is known to have it, over connections that were made before.
+func TestPeerIsGivenMoreVolumes(t *testing.T) {
+	w := newWorld(t)
+	creds, cfg := w.credentials("db-1", nil)
+	a, b := w.peer("db-0", func(c *Config) { c.Tick = 2 * time.Millisecond }), w.peer("db-1", cfg)
+	a.authorize = func(peer Identity, group, _, _ uint64) error {
+		if group == 8 && !peer.Has("data-db-1") {
+			return errors.New("it has no such volume")
+		}
+		return nil
+	}
+	b.bulk = func(_ context.Context, _ Request, w io.Writer) error { return nil }
+	fetch := func(group uint64) error {
+		r, err := a.Transport.Bulk(t.Context(), b.Addr(), Request{1, group, 1, 2, nil})
+		if err == nil {
+			_, err = io.Copy(io.Discard, r)
+		}
+		return err
+	}
+	require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 2}))
+	b.frames(t, 1)
+	require.NoError(t, fetch(7))
+	a.Send(b.Addr(), Header{1, 8, 1, 2})
+	eventually(t, "refused", func() bool { return a.count.dropped[dropRefused].Load() > 0 })
+	require.ErrorContains(t, fetch(8), "no such volume")
+	require.NoError(t, fetch(7))
+
+	creds.id.Volumes = append(creds.id.Volumes, "data-db-1")
+	creds.renew()
+	require.NoError(t, fetch(8))
+	eventually(t, "sent", func() bool {
+		a.Send(b.Addr(), Header{1, 8, 1, 2})
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return len(b.got) > 1
+	})
+}
+
+// TestPong: the answer to a ping is a pong, at once.
+func TestPong(t *testing.T) {
+	w := newWorld(t)
+	b := w.peer("db-1")
+	conn, r := w.dialAs(member("db-0"), b.Addr(), protoFrames)
+	for range 3 {
+		_, err := conn.Write(appendFrame(nil, Header{Kind: kindPing}))
+		require.NoError(t, err)
+		h, err := r.next()
+		require.NoError(t, err)
+		require.Equal(t, Header{Kind: kindPong}, h)
+	}
+	_, err := conn.Write(appendFrame(nil, Header{1, 7, 1, 2}, make([]byte, pongEvery)))
+	require.NoError(t, err)
+	h, err := r.next()
+	require.NoError(t, err, "and to much without a ping")
+	require.Equal(t, Header{Kind: kindPong}, h)
+}
+
 // wallClock is a clock that a test moves.
 type wallClock struct{ offset atomic.Int64 }
 
@@ -320,7 +378,8 @@ func TestIdleLinkIsForgotten(t *testing.T) {
 // TestNothingIsLeft: after Close no goroutine of the transport runs, whatever was under way.
 func TestNothingIsLeft(t *testing.T) {
 	w := newWorld(t)
-	a, b := w.peer("db-0"), w.peer("db-1")
+	forever := func(c *Config) { c.DeadAfter, c.DialTimeout = time.Hour, time.Hour } // Close waits for none of these
+	a, b := w.peer("db-0", forever), w.peer("db-1", forever)
 	l, err := net.Listen("tcp", "127.0.0.1:0") // nobody accepts
 	require.NoError(t, err)
 	defer l.Close()
