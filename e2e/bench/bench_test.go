@@ -123,9 +123,15 @@ func TestReadDirs(t *testing.T) {
 
 func TestSmallFiles(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "small")
-	got, err := runSmallFiles(smallFilesArgs{Dir: dir, Files: 20, Dirs: 2, Size: 100, Fsync: true})
+	args := smallFilesArgs{Dir: dir, Files: 20, Dirs: 2, Size: 100, Fsync: true}
+	got, err := runSmallFiles(args)
 	require.NoError(t, err)
-	for _, op := range []string{"create", "stat", "rename", "unlink"} {
+	require.Positive(t, got["create"])
+	require.DirExists(t, dir)
+	args.Rest = true
+	got, err = runSmallFiles(args)
+	require.NoError(t, err)
+	for _, op := range []string{"stat_first", "stat", "rename", "unlink"} {
 		require.Positive(t, got[op], op)
 	}
 	require.NoDirExists(t, dir)

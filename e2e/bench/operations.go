@@ -34,7 +34,8 @@ func operations() []operation {
 	attributes := func(dir string, _ int) error { return ls(dir, true) }
 	return []operation{
 		{title: "create, write 1 KiB, close", count: files, do: create},
-		{title: "stat", count: files, do: stat},
+		{title: "stat: the first time since it was written", count: files, do: stat},
+		{title: "stat: again", count: files, do: stat},
 		{title: "stat: the kernel has forgotten it", count: files, forget: true, do: stat},
 		{title: "stat of no file: first time", count: files, do: statNothing},
 		{title: "stat of no file: again", count: files, do: statNothing},

@@ -23,11 +23,13 @@ func sqliteCommits(n int) func(context.Context, *bench, side) (sample, error) {
 		}
 		cmd := exec.Command("sqlite3", filepath.Join(dir, "test.db"))
 		cmd.Stdin = strings.NewReader(script.String())
-		start := time.Now()
+		before, start := b.settled(ctx, s), time.Now()
 		if _, err := b.run(ctx, 2*time.Minute, cmd); err != nil {
 			return nil, err
 		}
-		return sample{"tps": float64(n) / time.Since(start).Seconds(), operationsDone: float64(n)}, nil
+		got := sample{"tps": float64(n) / time.Since(start).Seconds(), operationsDone: float64(n)}
+		b.settled(ctx, s).addTo(got, before, int64(n), int64(script.Len()))
+		return got, nil
 	}
 }
 
