@@ -62,7 +62,8 @@ func (s *Store) Counts() Counts {
 	return c
 }
 
-// Complete tells whether every block is here. Bad blocks are here: Scrub finds them.
+// Complete tells whether every block is here, and was good when it came, or was verified. Blocks that go bad later are here: Scrub finds
+// them.
 func (s *Store) Complete() bool { return !s.incomplete.Load() }
 
 // Cursor is a place between two chunks; nil is before the first.
@@ -93,10 +94,11 @@ func (s *Store) Missing(ctx context.Context, after Cursor, n int) (wants []Want,
 type Progress struct {
 	Chunks, Bytes             int64
 	AbsentChunks, AbsentBytes int64
+	UnverifiedChunks          int64 // stayed when a snapshot was installed, and Verify has not read them since
 }
 
-// Progress counts what is absent, in one scan of all chunks. When nothing is, and what was filled is durable, the store is complete from
-// then on.
+// Progress counts what is absent, in one scan of all chunks. When nothing is, what was filled is durable, and what stayed was verified, the
+// store is complete from then on.
 func (s *Store) Progress(ctx context.Context) (Progress, error) {
 	p := Progress{}
 	err := s.chunks(ctx, nil, func(_ []byte, w Want) error {
@@ -109,7 +111,13 @@ func (s *Store) Progress(ctx context.Context) (Progress, error) {
 		}
 		return err
 	})
-	if err != nil || p.AbsentChunks > 0 || s.Complete() {
+	if err == nil {
+		err = s.Scan([]byte{keptPrefix}, []byte{keptPrefix + 1}, func(_, _ []byte) error {
+			p.UnverifiedChunks++
+			return ctx.Err()
+		})
+	}
+	if err != nil || p.AbsentChunks+p.UnverifiedChunks > 0 || s.Complete() {
 		return p, err
 	}
 	return p, s.complete()

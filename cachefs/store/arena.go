@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -157,6 +158,19 @@ func (a *arena) clean(f disk.File, slot uint32) error {
 		return nil
 	}
 	return disk.PunchHole(f, offset(slot, 0), record.ChunkSize)
+}
+
+// trim punches all free slots that may hold what an earlier process left.
+func (a *arena) trim() error {
+	a.mu.Lock()
+	slots := slices.Collect(maps.Keys(a.unclean))
+	a.mu.Unlock()
+	for _, slot := range slots {
+		if err := a.clean(a.direct, slot); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // place writes blocks whose content nobody needs, and does not wait for space.

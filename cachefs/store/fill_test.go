@@ -270,7 +270,7 @@ func TestInstallFails(t *testing.T) {
 	broken := errors.New("the peer is gone")
 	keys := 0
 	err := store.Install(c.config(store.Checkpoint{}), a.store.Position(), func() ([]byte, []byte, error) {
-		if keys++; keys < 50000 { // Pebble has put some of it on the disk by then
+		if keys++; keys < 15000 { // Pebble has put some of it on the disk by then
 			return meta.InodeKey(meta.Ino(keys)), make([]byte, 100), nil
 		}
 		return nil, nil, broken

@@ -58,6 +58,8 @@ func DecodeLocal(key, value []byte) (Local, error) {
 		return Local{}, nil
 	case string(key) == string(incompleteKey) && len(value) == 0:
 		return Local{Incomplete: true}, nil
+	case len(key) == 9 && key[0] == keptPrefix && len(value) == 16:
+		return Local{Incomplete: true}, nil
 	case len(key) == 9 && key[0] == residencyPrefix:
 		r, err := decodeResidency(value)
 		if err != nil {

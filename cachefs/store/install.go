@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"path/filepath"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -26,7 +25,8 @@ const installBatch = 1 << 20
 // cfg.Checkpoint is the replica's last durable one: what is newer than it stays only if it is in no way of the disk's mercy, so nothing
 // newer stays. A caller that wants to keep it applies the log and makes a checkpoint first. A crash in the middle leaves a directory that
 // Open refuses or that is as it was: the caller, which has noted that it installs, does it again, with the same cfg.Checkpoint. The slots
-// of content that is dropped are punched, so no frame in the journal may name them without a durable witness.
+// of content that is dropped are free, and punched after the next Open, when Adopt has taken those that the journal needs: of what else it
+// names, frames must have a durable witness before Install begins.
 func Install(cfg Config, at Checkpoint, next func() (key, value []byte, err error)) error {
 	s, err := openToInstall(cfg)
 	if err != nil {
@@ -36,7 +36,7 @@ func Install(cfg Config, at Checkpoint, next func() (key, value []byte, err erro
 	err = in.run(at, next)
 	err = errors.Join(err, in.batch.Close(), s.failure(), s.Close())
 	if err == nil {
-		err = errors.Join(in.punch(), disk.SyncDir(cfg.FS, cfg.Dir))
+		err = disk.SyncDir(cfg.FS, cfg.Dir)
 	}
 	if err != nil {
 		return fmt.Errorf("install index %d: %w", at.Index, err)
@@ -65,10 +65,10 @@ func openToInstall(cfg Config) (*Store, error) {
 type install struct {
 	s       *Store
 	batch   *pebble.Batch
-	last    []byte   // newest key of the stream
-	absent  int64    // bytes
-	kept    int      // blobs
-	dropped []uint32 // slots
+	last    []byte // newest key of the stream
+	absent  int64  // bytes
+	kept    int    // blobs
+	dropped int
 }
 
 func (in *install) run(at Checkpoint, next func() (key, value []byte, err error)) error {
@@ -99,7 +99,7 @@ func (in *install) run(at Checkpoint, next func() (key, value []byte, err error)
 	return in.finish(at)
 }
 
-// keptPrefix, with the blob, is of content that stays; only while a snapshot is installed.
+// keptPrefix, with the blob, is of content that stays, until Verify has read it; the value says which chunk's it is.
 const keptPrefix = meta.LocalPrefix + 3
 
 func keptKey(id record.BlobID) []byte {
@@ -170,7 +170,7 @@ func (in *install) keep(w *Want) error {
 		if r.last == w.Last && before(r.last, applied(in.s.cfg.Checkpoint.Acceptance)) && beyond.IsZero() {
 			absent = without(w.Blocks, r.here)
 			in.kept++
-			if err := in.batch.Set(keptKey(w.Blob), nil, nil); err != nil {
+			if err := in.batch.Set(keptKey(w.Blob), chunkOf(w), nil); err != nil {
 				return err
 			}
 		}
@@ -185,7 +185,7 @@ func (in *install) drop() error {
 		return err
 	}
 	blob, stays := record.BlobID(0), false
-	return in.s.Scan([]byte{residencyPrefix}, []byte{sealPrefix + 1}, func(key, value []byte) error {
+	return in.s.Scan([]byte{residencyPrefix}, []byte{sealPrefix + 1}, func(key, _ []byte) error {
 		if id := keyBlob(key); id != blob {
 			blob = id
 			var err error
@@ -197,11 +197,7 @@ func (in *install) drop() error {
 			return nil
 		}
 		if key[0] == residencyPrefix {
-			r, err := decodeResidency(value)
-			if err != nil {
-				return err
-			}
-			in.dropped = append(in.dropped, r.slot)
+			in.dropped++
 		}
 		if err := in.batch.Delete(key, nil); err != nil {
 			return err
@@ -212,35 +208,15 @@ func (in *install) drop() error {
 
 // finish makes the store one that can be opened, and durable.
 func (in *install) finish(at Checkpoint) error {
-	err := errors.Join(in.batch.DeleteRange([]byte{keptPrefix}, []byte{keptPrefix + 1}, nil),
-		in.batch.Set(appliedKey, encodeApplied(nil, at), nil), in.batch.Delete(incompleteKey, nil))
-	if err == nil && in.absent > 0 {
-		err = in.batch.Set(incompleteKey, nil, nil)
-	}
-	if err == nil {
-		err = errors.Join(in.batch.Delete(installingKey, nil), in.commit())
-	}
+	err := errors.Join(in.batch.Set(appliedKey, encodeApplied(nil, at), nil), in.batch.Set(incompleteKey, nil, nil),
+		in.batch.Delete(installingKey, nil), in.commit())
 	if err == nil {
 		err = in.s.flush()
 	}
-	in.s.cfg.Logger.Info("snapshot installed", "index", at.Index, "kept", in.kept, "dropped", len(in.dropped), "absent_bytes", in.absent)
+	in.s.cfg.Logger.Info("snapshot installed", "index", at.Index, "kept", in.kept, "dropped", in.dropped, "absent_bytes", in.absent)
 	return err
 }
 
-// punch gives the space of what was dropped back to the disk.
-func (in *install) punch() error {
-	path := filepath.Join(in.s.cfg.Dir, "arena")
-	if _, err := in.s.cfg.FS.Stat(path); errors.Is(err, fs.ErrNotExist) || len(in.dropped) == 0 {
-		return nil
-	}
-	a, err := openArena(in.s.cfg.FS, path, nil)
-	if err != nil {
-		return err
-	}
-	for _, slot := range in.dropped {
-		if err := a.punch(slot, 0, record.ChunkBlocks); err != nil {
-			return errors.Join(err, a.close())
-		}
-	}
-	return a.close()
+func chunkOf(w *Want) []byte {
+	return binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, uint64(w.Ino)), w.Chunk)
 }

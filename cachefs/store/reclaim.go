@@ -13,6 +13,10 @@ func (s *Store) Reclaim(at record.Index, all bool) error {
 	defer s.applyMu.Unlock()
 	s.arena.endReplay()
 	var errs error
+	if s.trim {
+		errs = s.arena.trim()
+		s.trim = false
+	}
 	for _, f := range s.arena.take(at) {
 		if f.blob != 0 {
 			errs = errors.Join(errs, s.punchAbsent(f))

@@ -28,7 +28,7 @@ import (
 )
 
 var (
-	seeds = flag.Int("seeds", 4, "random histories of each test")
+	seeds = flag.Int("seeds", 2, "random histories of each test")
 	seed  = flag.Uint64("seed", 0, "run this history alone")
 )
 
@@ -193,6 +193,7 @@ func (r *replica) complete(from *replica) {
 			break
 		}
 	}
+	require.NoError(r.t, r.store.Verify(context.Background(), 0, func(w store.Want) error { return fmt.Errorf("bad: %+v", w) }))
 	r.checkpoint()
 	r.invariants()
 	p, err := r.store.Progress(context.Background())

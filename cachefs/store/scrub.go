@@ -2,8 +2,12 @@ package store
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"time"
+
+	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/remora-storage/remora/cachefs/meta"
 	"github.com/remora-storage/remora/cachefs/record"
@@ -61,6 +65,48 @@ func (s *Store) scrub(ctx context.Context, w *Want, pace *pacer, found func(Want
 	}
 	s.counts.scrubbed.Add(bytes)
 	return pace.wait(ctx, bytes)
+}
+
+// Verify is Scrub for what stayed when a snapshot was installed, once: nobody has looked at it since the replica was away. With an error of
+// found the chunk is looked at again the next time.
+func (s *Store) Verify(ctx context.Context, rate int64, found func(Want) error) error {
+	pace := pacer{rate: rate, start: time.Now()}
+	for {
+		page, err := s.unverified()
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		for _, w := range page {
+			now, err := s.row(w.Ino, w.Chunk)
+			if err == nil && now.Blob == w.Blob {
+				err = s.scrub(ctx, &now, &pace, found)
+			}
+			if err == nil {
+				err = s.db.Delete(keptKey(w.Blob), pebble.NoSync)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (s *Store) unverified() (page []Want, err error) {
+	err = s.Scan([]byte{keptPrefix}, []byte{keptPrefix + 1}, func(key, value []byte) error {
+		if len(key) != 9 || len(value) != 16 {
+			return fmt.Errorf("%w: local key %x with a value of %d bytes", ErrDamaged, key, len(value))
+		}
+		le := binary.LittleEndian
+		page = append(page, Want{Blob: keyBlob(key), Ino: meta.Ino(le.Uint64(value)), Chunk: le.Uint64(value[8:])})
+		if len(page) == scrubPage {
+			return errEnough
+		}
+		return nil
+	})
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
+	return page, err
 }
 
 // suspect reads what is here of a chunk, and tells whether a block does not fit its seal: it is bad, or has just changed.
