@@ -103,11 +103,23 @@ func (r *replica) super() (state byte, at store.Checkpoint) {
 }
 
 func (r *replica) config(at store.Checkpoint) store.Config {
-	return store.Config{FS: r.fs, Dir: "r", Checkpoint: at, Keys: r.keys, Rand: seeded{rand.New(rand.NewPCG(7, 7))}, BlobCache: 4,
+	return store.Config{FS: r.fs, Dir: "r", Checkpoint: at, Keys: r.keys, Rand: &lockedReader{r: seeded{rand.New(rand.NewPCG(7, 7))}}, BlobCache: 4,
 		MemTableBytes: 16 << 10, Logger: slog.New(slog.DiscardHandler)}
 }
 
 type seeded struct{ r *rand.Rand }
+
+// lockedReader may be used by Pebble's goroutines at once.
+type lockedReader struct {
+	mu sync.Mutex
+	r  io.Reader
+}
+
+func (l *lockedReader) Read(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.r.Read(b)
+}
 
 func (s seeded) Read(b []byte) (int, error) {
 	for i := range b {

@@ -123,7 +123,7 @@ func (g *Group) applyBatch(items []item, onApplied func([]*record.Record)) error
 	}
 	err := g.guard(items)
 	if err == nil {
-		err = g.store.Apply(entries(items))
+		err = g.applyMarked(items)
 	}
 	if err != nil {
 		return err

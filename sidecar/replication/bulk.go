@@ -17,7 +17,7 @@ import (
 const (
 	bulkState   = 1 // the replicated keys at one index: term u64, length of members u32, members, then store.Snapshot's stream
 	bulkContent = 2 // a store.Want; the answer is a byte, and the content if it is contentHere
-	bulkDigest  = 3 // the digest at an index u64, 0 for now: index u64, 32 bytes
+	bulkDigest  = 3 // the digest at an index u64: see verify.go
 )
 
 const (
@@ -45,12 +45,7 @@ func (g *Group) Bulk(ctx context.Context, request []byte, w io.Writer) error {
 	case bulkContent:
 		return g.sendContent(request[1:], w)
 	case bulkDigest:
-		d, err := g.Store().Digest(ctx)
-		if err != nil {
-			return err
-		}
-		_, err = w.Write(append(binary.LittleEndian.AppendUint64(nil, uint64(d.At.Index)), d.Sum[:]...))
-		return err
+		return g.sendDigest(ctx, request[1:], w)
 	}
 	return fmt.Errorf("%w: a bulk request of kind %d, which this version does not know", ErrMessage, request[0])
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/remora-storage/remora/cachefs/store"
 )
 
-// FillStatus is how far a replica is with content that it did not have.
+// FillStatus is how far a replica is with content that it did not have, and what it found of its own to be bad.
 type FillStatus struct {
 	Complete bool
 	store.Progress
@@ -21,17 +21,20 @@ type FillStatus struct {
 }
 
 const (
-	fillPause  = 100 * time.Millisecond
-	fillBatch  = 64
-	fetchTime  = 10 * time.Second // for one fetch, after which the reader gets an error
-	retryFetch = 5 * time.Millisecond
+	fillPause   = 100 * time.Millisecond
+	fillBatch   = 64
+	fillRate    = 200 << 20
+	fillUnsaved = 32 << 20         // bytes that are filled between two checkpoints: their seals are in memory until then
+	fetchTime   = 10 * time.Second // for one fetch, after which the reader gets an error
+	retryFetch  = 5 * time.Millisecond
+	retryMost   = 100 * time.Millisecond
 )
 
 // filler brings what is absent, chunk after chunk, until everything is here.
 func (g *Group) filler() {
 	ctx := g.peers.ctx
 	for ctx.Err() == nil {
-		if err := g.fillOnce(ctx); err != nil && ctx.Err() == nil {
+		if err := g.fillOnce(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, errNotHere) {
 			g.cfg.Logger.Warn("content is not filled yet; it is tried again", "err", err)
 		}
 		select {
@@ -41,67 +44,100 @@ func (g *Group) filler() {
 	}
 }
 
-// with runs something on a store, if that is still the replica's, and keeps it open meanwhile: it may be replaced at any time.
-func (g *Group) with(ctx context.Context, s *store.Store, run func(context.Context) error) error {
+// fillOnce goes once through what is absent, and then through what stayed here while the replica was away.
+func (g *Group) fillOnce(ctx context.Context) error {
 	ctx, done, err := g.use(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
-	if s == nil || g.Store() != s {
-		return errNotHere
-	}
-	return run(ctx)
-}
-
-// fillOnce goes once through what is absent.
-func (g *Group) fillOnce(ctx context.Context) error {
 	s := g.Store()
-	if s == nil || s.Complete() || g.hollow.Load() {
+	if s.Complete() {
 		return nil
 	}
-	var after, next store.Cursor
-	for {
-		var wants []store.Want
-		err := g.with(ctx, s, func(ctx context.Context) (err error) {
-			wants, next, err = s.Missing(ctx, after, fillBatch)
-			return err
-		})
+	if err := g.fillAbsent(ctx, s); err != nil {
+		return err
+	}
+	rate := g.peers.rate()
+	if err := s.Verify(ctx, rate, func(w store.Want) error { return g.fetchWithin(ctx, s, w) }); err != nil {
+		return err
+	}
+	if err := g.checkpointNow(ctx); err != nil { // what was filled counts when it is durable
+		return err
+	}
+	return g.progress(ctx, s)
+}
+
+func (g *Group) fillAbsent(ctx context.Context, s *store.Store) error {
+	if err := g.progress(ctx, s); err != nil {
+		return err
+	}
+	for after := store.Cursor(nil); ; {
+		wants, next, err := s.Missing(ctx, after, fillBatch)
 		if err != nil {
 			return err
 		}
 		for i := range wants {
 			start := time.Now()
-			if err := g.fetch(ctx, s, wants[i]); err != nil {
+			if err := g.fetchWithin(ctx, s, wants[i]); err != nil {
 				return err
 			}
 			g.peers.pace(ctx, wants[i].Bytes(), time.Since(start))
+			if s.Counts().UnsavedBytes < fillUnsaved {
+				continue
+			}
+			if err := g.checkpointNow(ctx); err != nil {
+				return err
+			}
 		}
 		if after = next; after == nil {
-			break
+			return nil
 		}
 	}
-	if err := g.checkpointNow(ctx); err != nil { // what was filled counts when it is durable
+}
+
+// progress counts what is absent.
+func (g *Group) progress(ctx context.Context, s *store.Store) error {
+	filled := s.Counts().FilledBytes
+	progress, err := s.Progress(ctx)
+	if err != nil {
 		return err
 	}
-	var progress store.Progress
-	err := g.with(ctx, s, func(ctx context.Context) (err error) {
-		progress, err = s.Progress(ctx)
-		return err
-	})
 	g.mu.Lock()
-	g.peers.progress = progress
-	g.mu.Unlock()
-	return err
+	defer g.mu.Unlock()
+	g.peers.progress, g.peers.filled = progress, filled
+	return nil
+}
+
+// FillStatus is how far this replica is. Between two counts what was filled is taken off.
+func (g *Group) FillStatus() FillStatus {
+	s := g.Store()
+	if s == nil || g.hollow.Load() {
+		return FillStatus{}
+	}
+	st := FillStatus{Complete: s.Complete(), Counts: s.Counts()}
+	if g.peers == nil {
+		return st
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	st.Progress = g.peers.progress
+	if st.AbsentBytes -= min(st.AbsentBytes, st.FilledBytes-g.peers.filled); st.Complete {
+		st.AbsentBytes, st.AbsentChunks, st.UnverifiedChunks = 0, 0, 0
+	}
+	return st
+}
+
+func (p *peers) rate() int64 {
+	if p.cfg.FillRate == 0 {
+		return fillRate
+	}
+	return p.cfg.FillRate
 }
 
 // pace keeps filling below a rate: what programs do comes first.
 func (p *peers) pace(ctx context.Context, bytes int64, took time.Duration) {
-	rate := p.cfg.FillRate
-	if rate == 0 {
-		rate = 200 << 20
-	}
-	if wait := time.Duration(bytes)*time.Second/time.Duration(rate) - took; wait > 0 {
+	if wait := time.Duration(float64(bytes)/float64(p.rate())*float64(time.Second)) - took; wait > 0 {
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):
@@ -127,42 +163,72 @@ func (g *Group) Fetch(ctx context.Context, ino meta.Ino, chunk uint64, first, n 
 	if g.peers == nil {
 		return errors.New("the volume has one replica")
 	}
-	ctx, cancel := context.WithTimeout(ctx, fetchTime)
-	defer cancel()
-	s := g.Store()
-	if s == nil {
-		return errNotHere
-	}
-	var want store.Want
-	err := g.with(ctx, s, func(context.Context) (err error) {
-		want, err = s.Want(ino, chunk, first, n)
+	ctx, done, err := g.use(ctx)
+	if err != nil {
 		return err
-	})
+	}
+	defer done()
+	s := g.Store()
+	want, err := s.Want(ino, chunk, first, n)
 	if err != nil || want.IsZero() {
 		return err
 	}
+	return g.fetchWithin(ctx, s, want)
+}
+
+type fetched struct {
+	ino   meta.Ino
+	chunk uint64
+}
+
+// fetchWithin fetches content in bounded time. Who comes while the same chunk is being fetched waits for that, and looks again.
+func (g *Group) fetchWithin(ctx context.Context, s *store.Store, want store.Want) error {
+	ctx, cancel := context.WithTimeout(ctx, fetchTime)
+	defer cancel()
+	key := fetched{want.Ino, want.Chunk}
+	g.mu.Lock()
+	if other := g.peers.fetching[key]; other != nil {
+		g.mu.Unlock()
+		select {
+		case <-other:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	mine := make(chan struct{})
+	g.peers.fetching[key] = mine
+	g.mu.Unlock()
+	defer func() {
+		g.mu.Lock()
+		delete(g.peers.fetching, key)
+		g.mu.Unlock()
+		close(mine)
+	}()
 	return g.fetch(ctx, s, want)
 }
 
-// fetch asks the peers in turn, the leader first, until one has the content.
+// fetch asks the peers in turn, the leader first, until one has the content, or all have said that they have it not. A peer that cannot be
+// reached, or has not applied enough yet, is asked again.
 func (g *Group) fetch(ctx context.Context, s *store.Store, want store.Want) error {
-	for {
+	for pause := retryFetch; ; pause = min(2*pause, retryMost) {
 		var errs []error
-		wait := false
-		for _, peer := range g.others() {
-			again, err := g.fetchFrom(ctx, s, peer, want)
-			if err == nil && !again {
+		others := g.others()
+		again := len(others) == 0
+		for _, peer := range others {
+			err := g.fetchFrom(ctx, s, peer, want)
+			if err == nil {
 				return nil
 			}
-			wait = wait || again
-			errs = append(errs, err)
+			again = again || !errors.Is(err, errLacks)
+			errs = append(errs, fmt.Errorf("%016x: %w", peer, err))
 		}
-		if !wait || ctx.Err() != nil {
+		if !again || ctx.Err() != nil {
 			return fmt.Errorf("content of inode %d, chunk %d: %w", want.Ino, want.Chunk, errors.Join(append(errs, ctx.Err())...))
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(retryFetch):
+		case <-time.After(pause):
 		}
 	}
 }
@@ -182,44 +248,53 @@ func (g *Group) others() []uint64 {
 	return others
 }
 
-// fetchFrom asks one peer. again: one of us has not applied enough yet.
-func (g *Group) fetchFrom(ctx context.Context, s *store.Store, peer uint64, want store.Want) (again bool, err error) {
+var (
+	errLacks = errors.New("it does not have good content either")
+	errLater = errors.New("one of us has not applied enough yet")
+)
+
+// fetchFrom asks one peer. With nil there is reason to look again.
+func (g *Group) fetchFrom(ctx context.Context, s *store.Store, peer uint64, want store.Want) error {
 	r, err := g.peers.cfg.Fetch(ctx, peer, want.Append([]byte{bulkContent}))
 	if err != nil {
-		return false, fmt.Errorf("from %016x: %w", peer, err)
+		return err
 	}
 	defer r.Close()
-	b, err := io.ReadAll(io.LimitReader(r, store.MaxContent+2))
+	var answer bytes.Buffer
+	answer.Grow(int(want.Bytes()) + 32<<10)
+	_, err = answer.ReadFrom(io.LimitReader(r, store.MaxContent+2))
+	b := answer.Bytes()
 	switch {
 	case err != nil:
-		return false, fmt.Errorf("from %016x: %w", peer, err)
-	case len(b) == 0:
-		return false, fmt.Errorf("from %016x: %w: an empty answer", peer, ErrMessage)
-	case b[0] == contentBehind:
-		return true, nil
-	case b[0] == contentGone:
-		return false, nil // so it will be here
-	}
-	c, err := store.DecodeContent(bytes.Clone(b[1:]))
-	if err != nil {
-		return false, fmt.Errorf("from %016x: %w", peer, err)
-	}
-	var filled store.Filled
-	err = g.with(ctx, s, func(context.Context) (err error) {
-		filled, err = s.Fill(c)
 		return err
-	})
+	case len(b) == 0:
+		return fmt.Errorf("%w: an empty answer", ErrMessage)
+	case b[0] == contentBehind:
+		return errLater
+	case b[0] == contentGone:
+		return nil // so it will be here
+	}
+	c, err := store.DecodeContent(b[1:])
+	if err != nil {
+		return err
+	}
+	filled, err := s.Fill(c)
 	switch {
 	case errors.Is(err, store.ErrBehind):
-		return false, nil // it has changed: look again
+		return nil // it has changed: look again
+	case errors.Is(err, store.ErrForged):
+		g.cfg.Logger.Error("content from a peer was refused", "peer", fmt.Sprintf("%016x", peer), "err", err)
+		return fmt.Errorf("%w: %w", errLacks, err)
 	case err != nil:
-		return false, fmt.Errorf("from %016x: %w", peer, err)
+		return err
+	case filled.Blocks+filled.Healed > 0:
+		return nil
 	case filled.Newer > 0:
-		return true, nil
-	case filled.Blocks+filled.Healed == 0 && c.Blocks.IsZero():
-		return false, fmt.Errorf("%016x does not have it either", peer)
+		return errLater
+	case c.Blocks.IsZero():
+		return errLacks
 	}
-	return false, nil
+	return nil // somebody else has brought it
 }
 
 // Filled tells whether this replica has all content and has applied what the group has committed, so that it may become a voter.

@@ -114,6 +114,7 @@ func (d *Disk) OpenGroup(cfg GroupConfig) (*Group, error) {
 		g.applier.Go(g.run)
 		g.applier.Go(g.catcher)
 		g.applier.Go(g.filler)
+		g.applier.Go(g.scrubber)
 	}
 	return g, nil
 }

@@ -70,8 +70,13 @@ type peers struct {
 	users    int                        // of the store, so far
 	using    map[int]context.CancelFunc // those who do now
 	progress store.Progress
-	stop     context.CancelFunc
-	ctx      context.Context
+	filled   int64 // bytes, when progress was counted
+	fetching map[fetched]chan struct{}
+	marks    []mark
+	// applyingTo is the last index that the store was given, or is being given.
+	applyingTo record.Index
+	stop       context.CancelFunc
+	ctx        context.Context
 }
 
 // flight is a message under way to a peer with entries up to an index.

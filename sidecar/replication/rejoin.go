@@ -40,7 +40,8 @@ func (g *Group) replayPeers() error {
 	if err != nil {
 		return fmt.Errorf("replay: %w", err)
 	}
-	p := &peers{cfg: *g.cfg.Peers, table: map[record.Name]*item{}, at: map[uint64]journal.LSN{}, install: make(chan *pb.Message, 1), using: map[int]context.CancelFunc{}, flights: map[uint64][]flight{}}
+	p := &peers{cfg: *g.cfg.Peers, table: map[record.Name]*item{}, at: map[uint64]journal.LSN{}, install: make(chan *pb.Message, 1), using: map[int]context.CancelFunc{},
+		fetching: map[fetched]chan struct{}{}, flights: map[uint64][]flight{}}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	kept := g.disk.journal.End()
 	for i := range log {
