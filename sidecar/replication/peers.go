@@ -65,8 +65,8 @@ type peers struct {
 	install  chan *pb.Message
 	changing uint64 // index of the change of members that was proposed last
 	ticks    int
-	flights  map[uint64][]flight // by peer
-	parts    []part              // of the commit that is under way
+	flights  map[uint64][]flight        // by peer
+	parts    []part                     // of the commit that is under way
 	users    int                        // of the store, so far
 	using    map[int]context.CancelFunc // those who do now
 	progress store.Progress
