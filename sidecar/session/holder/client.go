@@ -183,7 +183,7 @@ func (l *link) read() {
 // StoreInit hands INIT and the reply to it to the holder. The reply must not be written to the kernel before StoreInit has
 // returned nil.
 func (c *Client) StoreInit(init, reply []byte) error {
-	c.sentInit, c.sentReply = init, reply
+	c.sentInit, c.sentReply = bytes.Clone(init), bytes.Clone(reply)
 	return c.call(request{Op: "init", Init: init, Reply: reply})
 }
 

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -60,6 +61,7 @@ type fixture struct {
 	mount  *holder.Mount
 	socket string
 	events chan holder.Event
+	stop   func() // ends the server
 }
 
 func newFixture(t *testing.T) *fixture {
@@ -89,12 +91,13 @@ func (f *fixture) serve() {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx, l) }()
-	f.t.Cleanup(func() {
+	f.stop = sync.OnceFunc(func() {
 		stop()
 		require.NoError(f.t, <-done)
 		_, err := os.Lstat(f.socket)
 		require.ErrorIs(f.t, err, os.ErrNotExist)
 	})
+	f.t.Cleanup(f.stop)
 }
 
 func (f *fixture) notify(e holder.Event) {
