@@ -84,7 +84,7 @@ func (g *Group) unused() {
 }
 
 func (g *Group) sendState(ctx context.Context, w io.Writer) (err error) {
-	snapshot, term, members, err := g.stateNow()
+	snapshot, term, members, err := g.stateNow(ctx)
 	if err != nil {
 		return err
 	}
@@ -101,8 +101,12 @@ func (g *Group) sendState(ctx context.Context, w io.Writer) (err error) {
 	return snapshot.Send(ctx, w)
 }
 
-// stateNow returns a snapshot, with the term of its index and the members there.
-func (g *Group) stateNow() (*store.Snapshot, uint64, *pb.ConfState, error) {
+// stateNow returns a snapshot, with the term of its index and the members there. It is of no older index than what is committed now: who
+// asks has just become a member, most often, and must find itself there.
+func (g *Group) stateNow(ctx context.Context) (*store.Snapshot, uint64, *pb.ConfState, error) {
+	if err := g.applyAll(ctx); err != nil {
+		return nil, 0, nil, err
+	}
 	for try := 0; ; try++ {
 		s, err := g.Store().Snapshot()
 		if err != nil {
@@ -119,6 +123,21 @@ func (g *Group) stateNow() (*store.Snapshot, uint64, *pb.ConfState, error) {
 		}
 		return nil, 0, nil, errors.Join(errNotHere, err)
 	}
+}
+
+// applyAll returns when everything that is committed now is applied.
+func (g *Group) applyAll(ctx context.Context) error {
+	defer context.AfterFunc(ctx, g.changed.Broadcast)()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	defer g.hurry()()
+	for to := g.core.committed; g.applied < to; {
+		if g.failed != nil || g.closing || ctx.Err() != nil {
+			return errors.Join(errNotHere, g.failed, ctx.Err())
+		}
+		g.changed.Wait()
+	}
+	return nil
 }
 
 func readStateHeader(r io.Reader) (term uint64, members *pb.ConfState, err error) {

@@ -37,18 +37,17 @@ var errOpen = errors.New("the replica has fallen behind the group's log while it
 func (g *Group) catcher() {
 	p := g.peers
 	for {
-		var snap *pb.Message
 		select {
 		case <-p.ctx.Done():
 			return
-		case snap = <-p.install:
+		case <-p.install:
 		case <-time.After(catchUpPause):
 			if !g.hollow.Load() {
 				continue
 			}
 		}
 		for p.ctx.Err() == nil {
-			err := g.catchUp(p.ctx, snap != nil)
+			err := g.catchUp(p.ctx)
 			if err == nil {
 				break
 			}
@@ -65,8 +64,8 @@ func (g *Group) catcher() {
 
 var errNoLeader = errors.New("nobody leads the group")
 
-// catchUp fetches and installs the leader's state. behind: Raft has asked for it.
-func (g *Group) catchUp(ctx context.Context, behind bool) error {
+// catchUp fetches and installs the leader's state.
+func (g *Group) catchUp(ctx context.Context) error {
 	p := g.peers
 	g.mu.Lock()
 	leader, _ := p.core.Leader()
@@ -92,13 +91,16 @@ func (g *Group) catchUp(ctx context.Context, behind bool) error {
 	if err != nil {
 		return err
 	}
+	if self := uint64(g.key().replica); !slices.Contains(slices.Concat(members.GetVoters(), members.GetVotersOutgoing(), members.GetLearners(), members.GetLearnersNext()), self) {
+		return fmt.Errorf("the state of %016x at index %d does not know this replica as a member", leader, in.Position().Index)
+	}
 	if done, err := g.empty(in.Position()); done || err != nil {
 		return err
 	}
 	// From here on there is no way back but forward.
 	g.applying.Lock()
 	defer g.applying.Unlock()
-	if err := g.install(in, term, members, behind); err != nil {
+	if err := g.install(in, term, members); err != nil {
 		return err
 	}
 	g.cfg.Logger.Info("caught up with the group by a copy of its state", "from", fmt.Sprintf("%016x", leader), "index", in.Position().Index, "took", time.Since(start))
@@ -123,7 +125,7 @@ func (g *Group) empty(at store.Checkpoint) (done bool, err error) {
 }
 
 // install replaces the store. g.applying is held.
-func (g *Group) install(in *store.SnapshotReader, term uint64, members *pb.ConfState, behind bool) error {
+func (g *Group) install(in *store.SnapshotReader, term uint64, members *pb.ConfState) error {
 	at, replica := in.Position(), g.cfg.Replica
 	old, state := replica.Checkpoint(), replica.GroupState()
 	if !state.Installing {
@@ -149,13 +151,10 @@ func (g *Group) install(in *store.SnapshotReader, term uint64, members *pb.ConfS
 	if err := store.Install(g.storeConfig(), at, in.Next); err != nil {
 		return err
 	}
-	// An earlier process may have been at it, and not have said why: what counts is whether the log goes on from there.
-	goesOn, err := g.voidLog(uint64(at.Index), term)
-	if err != nil {
+	if err := g.voidLog(uint64(at.Index), term); err != nil {
 		g.fail(err)
 		return err
 	}
-	behind = behind || !goesOn
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(members)
 	if err == nil {
 		from := min(g.needsAbove(uint64(at.Index)), g.disk.journal.Synced())
@@ -168,23 +167,32 @@ func (g *Group) install(in *store.SnapshotReader, term uint64, members *pb.ConfS
 		g.fail(err)
 		return err
 	}
-	return g.goOn(at, term, members, behind)
+	return g.goOn(at, term, members)
 }
 
-// voidLog takes back, durably, what our log has behind an index that it does not have as the group has it. goesOn: it has it.
-func (g *Group) voidLog(index, term uint64) (goesOn bool, err error) {
-	g.mu.Lock()
+// has tells whether our log has an index as the group has it. g.mu is held.
+func (g *Group) has(index, term uint64) bool {
+	if index < g.peers.core.Base() {
+		return true // it was applied, and the log goes on behind it
+	}
 	have, _, err := g.peers.core.At(index)
+	return err == nil && have == term
+}
+
+// voidLog takes back, durably, what our log has behind an index that it does not have as the group has it.
+func (g *Group) voidLog(index, term uint64) error {
+	g.mu.Lock()
+	has := g.has(index, term)
 	g.mu.Unlock()
-	if err == nil && have == term {
-		return true, nil
+	if has {
+		return nil
 	}
 	key := g.key()
 	if _, err := g.disk.journal.AppendBinding(uint64(key.group), uint64(key.replica), journal.Binding{Index: index + 1, Term: 1}); err != nil {
-		return false, err
+		return err
 	}
-	_, err = g.disk.sync()
-	return false, err
+	_, err := g.disk.sync()
+	return err
 }
 
 // needsAbove is from where on the journal is needed for entries behind an index.
@@ -230,7 +238,7 @@ func (g *Group) reopen(at store.Checkpoint) error {
 }
 
 // goOn applies what was committed meanwhile.
-func (g *Group) goOn(at store.Checkpoint, term uint64, members *pb.ConfState, behind bool) error {
+func (g *Group) goOn(at store.Checkpoint, term uint64, members *pb.ConfState) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.installed, g.applied = at.Index, at.Index
@@ -249,12 +257,14 @@ func (g *Group) goOn(at store.Checkpoint, term uint64, members *pb.ConfState, be
 	g.core.committed = max(g.core.committed, at.Index)
 	g.core.last = max(g.core.last, at.Index)
 	g.firstKept = g.peers.needs(g.disk.journal.End())
-	g.hollow.Store(false)
-	if behind {
-		if err := g.peers.core.Restore(uint64(at.Index), term, members, at.Acceptance); err != nil {
-			g.cfg.Logger.Warn("Raft did not take the state", "err", err)
+	if !g.has(uint64(at.Index), term) {
+		err := g.peers.core.Restore(uint64(at.Index), term, members, at.Acceptance)
+		g.process()
+		if !g.has(uint64(at.Index), term) { // the leader has changed in between, say: again
+			return errors.Join(fmt.Errorf("Raft did not take the state at index %d", at.Index), err)
 		}
 	}
+	g.hollow.Store(false)
 	g.process()
 	g.work.Broadcast()
 	g.disk.poke(true)
