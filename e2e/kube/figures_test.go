@@ -1,0 +1,257 @@
+//go:build kube
+
+package kube
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// TestStartTime measures from the moment at which a pod is created to the event that says that it is ready, with a volume and with an emptyDir,
+// one pod after the other and turn by turn. It asserts nothing about time.
+func TestStartTime(t *testing.T) {
+	s := newSpace(t)
+	ready := s.watchReady()
+	app := shell("app", "data", "touch /data/x && exec sleep 100000")
+	times := map[string][]time.Duration{}
+	for i := range *pods {
+		for kind, manifest := range map[string]string{
+			"emptyDir": `{apiVersion: v1, kind: Pod, metadata: {name: e-%[1]d}, spec: {terminationGracePeriodSeconds: 0, ` + podSecurity + `,
+				volumes: [{name: data, emptyDir: {}}], containers: [` + app + `]}}`,
+			"volume": `{apiVersion: v1, kind: Pod, metadata: {name: v-%[1]d, ` + annotated("data") + `}, spec: {terminationGracePeriodSeconds: 0, ` + podSecurity + `,
+				containers: [` + app + `]}}`,
+		} {
+			name := kind[:1] + "-" + strconv.Itoa(i)
+			started := time.Now()
+			s.apply(fmt.Sprintf(manifest, i))
+			times[kind] = append(times[kind], ready(name).Sub(started))
+			s.kubectl("delete", "pod", name, "--wait=false")
+		}
+	}
+	report := func(kind string) (p50, p99 time.Duration) {
+		d := times[kind]
+		slices.Sort(d)
+		return d[len(d)/2], d[len(d)*99/100]
+	}
+	e50, e99 := report("emptyDir")
+	v50, v99 := report("volume")
+	t.Logf("FIGURE pod start, %d pods each, from kubectl apply to Ready: emptyDir p50 %d ms p99 %d ms; volume p50 %d ms p99 %d ms; added p50 %d ms p99 %d ms",
+		*pods, e50.Milliseconds(), e99.Milliseconds(), v50.Milliseconds(), v99.Milliseconds(), (v50 - e50).Milliseconds(), (v99 - e99).Milliseconds())
+}
+
+// watchReady watches the namespace's pods, and returns a function that waits for a pod to be ready and says when the event came.
+func (s *space) watchReady() func(name string) time.Time {
+	ctx, cancel := context.WithCancel(context.Background())
+	cmd := exec.CommandContext(ctx, s.k.kubectl, "-n", s.name, "get", "pods", "--watch", "-o", "json")
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+s.k.config)
+	out, err := cmd.StdoutPipe()
+	require.NoError(s.t, err)
+	require.NoError(s.t, cmd.Start())
+	var mu sync.Mutex
+	seen := map[string]time.Time{}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		d := json.NewDecoder(bufio.NewReader(out))
+		for {
+			var p corev1.Pod
+			if err := d.Decode(&p); err != nil {
+				return
+			}
+			mu.Lock()
+			if _, ok := seen[p.Name]; !ok && condition(&p, corev1.PodReady) {
+				seen[p.Name] = time.Now()
+			}
+			mu.Unlock()
+		}
+	}()
+	s.t.Cleanup(func() { cancel(); <-done; _ = cmd.Wait() })
+	return func(name string) (at time.Time) {
+		s.t.Helper()
+		deadline := time.Now().Add(2 * time.Minute)
+		for time.Now().Before(deadline) {
+			mu.Lock()
+			at, ok := seen[name]
+			mu.Unlock()
+			if ok {
+				return at
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		require.FailNow(s.t, "waited two minutes for "+name)
+		return at
+	}
+}
+
+// TestAdmission asks the API server to admit 50 annotated pods a second, without making them, and compares its own histogram of the webhook's
+// calls before and after.
+func TestAdmission(t *testing.T) {
+	s := newSpace(t)
+	proxy := s.proxy()
+	pod := `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p-%d","annotations":{"remora.dev/volumes":"data","data.remora.dev/size":"1Gi"}},"spec":{
+		"securityContext":{"runAsNonRoot":true,"runAsUser":1000,"seccompProfile":{"type":"RuntimeDefault"}},"containers":[{"name":"app","image":"x",
+		"securityContext":{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]}},"volumeMounts":[{"name":"data","mountPath":"/data"}]}]}}`
+	create := func(i int) {
+		resp, err := http.Post(proxy+"/api/v1/namespaces/"+s.name+"/pods?dryRun=All", "application/json", strings.NewReader(fmt.Sprintf(pod, i)))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		text, _ := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if resp.StatusCode != http.StatusCreated || !bytes.Contains(text, []byte(`"name":"remora"`)) {
+			t.Errorf("%s: %s", resp.Status, text)
+		}
+	}
+	create(0)
+	before := s.histograms()
+	var wg sync.WaitGroup
+	tick := time.NewTicker(time.Second / 50)
+	defer tick.Stop()
+	for i := range 1000 {
+		<-tick.C
+		wg.Go(func() { create(i + 1) })
+	}
+	wg.Wait()
+	for name, h := range s.histograms() {
+		calls, p50, p99 := h.minus(before[name])
+		t.Logf("FIGURE admission, 50 pods a second, %s: %.0f calls, p50 <= %g ms, p99 <= %g ms (buckets of the API server, its own time for the call included)", name, calls, p50*1000, p99*1000)
+	}
+	for _, line := range s.memory("remora-system", "webhook", "webhook") {
+		t.Log("FIGURE webhook:", line)
+	}
+}
+
+// proxy starts `kubectl proxy` and returns its URL.
+func (s *space) proxy() string {
+	cmd := exec.Command(s.k.kubectl, "proxy", "--port=0")
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+s.k.config)
+	out, err := cmd.StdoutPipe()
+	require.NoError(s.t, err)
+	require.NoError(s.t, cmd.Start())
+	s.t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	line, err := bufio.NewReader(out).ReadString('\n')
+	require.NoError(s.t, err)
+	address := regexp.MustCompile(`127\.0\.0\.1:\d+`).FindString(line)
+	require.NotEmpty(s.t, address, line)
+	return "http://" + address
+}
+
+// histogram is a cumulative histogram: upper bounds in seconds, and how many calls were at most that long.
+type histogram map[float64]float64
+
+// histograms are the API server's, of the calls of our webhooks.
+func (s *space) histograms() map[string]histogram {
+	out := s.kubectl("get", "--raw", "/metrics")
+	all := map[string]histogram{}
+	line := regexp.MustCompile(`(?m)^apiserver_admission_webhook_admission_duration_seconds_bucket\{name="([^"]*remora[^"]*)",operation="CREATE",.*type="(\w+)",le="([^"]+)"\} (\S+)$`)
+	for _, m := range line.FindAllStringSubmatch(out, -1) {
+		le, err := strconv.ParseFloat(strings.Replace(m[3], "+Inf", "Inf", 1), 64)
+		require.NoError(s.t, err)
+		n, err := strconv.ParseFloat(m[4], 64)
+		require.NoError(s.t, err)
+		name := m[1] + " " + m[2]
+		if all[name] == nil {
+			all[name] = histogram{}
+		}
+		all[name][le] += n
+	}
+	return all
+}
+
+// minus returns the calls between two histograms, and the upper bounds of the buckets of their quantiles.
+func (h histogram) minus(before histogram) (calls, p50, p99 float64) {
+	var bounds []float64
+	for le := range h {
+		bounds = append(bounds, le)
+		calls = max(calls, h[le]-before[le])
+	}
+	slices.Sort(bounds)
+	quantile := func(q float64) float64 {
+		for _, le := range bounds {
+			if h[le]-before[le] >= q*calls {
+				return le
+			}
+		}
+		return 0
+	}
+	return calls, quantile(0.5), quantile(0.99)
+}
+
+// memory says what the processes of containers of pods whose name has this part hold: the proportional set size, and CPU time.
+func (s *space) memory(namespace, part, container string) (lines []string) {
+	s.t.Helper()
+	out, err := s.k.run(s.t.Context(), "", "-n", namespace, "get", "pods", "-o", "json")
+	require.NoError(s.t, err)
+	var list corev1.PodList
+	require.NoError(s.t, json.Unmarshal([]byte(out), &list))
+	ids := map[string][]string{}
+	for i := range list.Items {
+		p := &list.Items[i]
+		if id := containerID(p, container); id != "" && strings.Contains(p.Name, part) {
+			ids[p.Spec.NodeName] = append(ids[p.Spec.NodeName], id)
+		}
+	}
+	for node, containers := range ids {
+		out, err := s.k.on(s.t.Context(), node, fmt.Sprintf(`
+			for d in $(grep -lE '%s' /proc/[0-9]*/cgroup 2>/dev/null); do d=${d%%/cgroup}
+			echo $(tr '\0' ' ' <$d/cmdline | cut -d' ' -f1) $(awk '/^Pss:/ {print $2}' $d/smaps_rollup) $(sed 's/.*) //' $d/stat | cut -d' ' -f12,13); done`, strings.Join(containers, "|")))
+		require.NoError(s.t, err)
+		sums, count := map[string][2]int{}, map[string]int{}
+		for _, l := range strings.Split(out, "\n") {
+			var program string
+			var pss, user, system int
+			if n, _ := fmt.Sscan(l, &program, &pss, &user, &system); n == 4 {
+				sums[program] = [2]int{sums[program][0] + pss, sums[program][1] + user + system}
+				count[program]++
+			}
+		}
+		for program, v := range sums {
+			lines = append(lines, fmt.Sprintf("%s: %d of %s hold %.1f MiB (PSS), have used %.2f s of CPU", node, count[program], program, float64(v[0])/1024, float64(v[1])/100))
+		}
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+// TestCrowd starts many pods with a volume on one node and says what everything of Remora there costs, at rest.
+func TestCrowd(t *testing.T) {
+	s := newSpace(t)
+	started := time.Now()
+	s.apply(strings.Replace(strings.Replace(statefulSet("many", *crowd, shell("app", "data", "echo x >/data/x; exec sleep 100000")), "serviceName: many,",
+		"serviceName: many, podManagementPolicy: Parallel,", 1), "terminationGracePeriodSeconds: 5,", "terminationGracePeriodSeconds: 1, nodeSelector: {kubernetes.io/hostname: "+s.someNode()+"},", 1))
+	deadline := time.Now().Add(8 * time.Minute)
+	for ready := ""; ready != strconv.Itoa(*crowd); ready = s.kubectl("get", "statefulset", "many", "-o", "jsonpath={.status.readyReplicas}") {
+		require.True(t, time.Now().Before(deadline), "%s of %d pods are ready", ready, *crowd)
+		time.Sleep(time.Second)
+	}
+	t.Logf("FIGURE crowd: %d pods on one node are ready after %.0f s", *crowd, time.Since(started).Seconds())
+	time.Sleep(10 * time.Second)
+	first := append(s.memory(s.name, "many", "remora"), s.memory("remora-system", "node", "node")...)
+	time.Sleep(30 * time.Second)
+	second := append(s.memory(s.name, "many", "remora"), s.memory("remora-system", "node", "node")...)
+	for i := range first {
+		t.Log("FIGURE crowd:", first[i], "; 30 s later:", second[min(i, len(second)-1)])
+	}
+}
+
+func (s *space) someNode() string {
+	return s.kubectl("get", "nodes", "-o", "jsonpath={.items[0].metadata.name}")
+}
