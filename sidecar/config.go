@@ -32,6 +32,7 @@ type Config struct {
 	PodUID       string        // of this instance of the pod
 	Node         string        // name of the node
 	Volumes      []spec.Volume // at least one; a keeper has none
+	FSGroup      uint32        // the pod's; 0: none. See fsgroup.go
 	Keeper       bool          // serve replicas of other pods' volumes, and nothing else
 	Identity     string        // file:DIR: the certificate for the sidecars of other nodes; empty: this one serves volumes of one copy only
 	Disks        string        // directory of the tenant's disk directories on this node

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,8 +53,27 @@ func (s *sidecar) listen() (stop func(), err error) {
 	}, nil
 }
 
+// kubelet asks once a second and gives an answer a second. A pod whose sidecar is ready 0.3 s after the question would lose the other 0.7:
+// the answer waits that long for it to be "ready".
+const (
+	readyzWait = 800 * time.Millisecond
+	readyzLook = 10 * time.Millisecond
+)
+
 // readyz is 200 when every volume is mounted.
-func (s *sidecar) readyz(w http.ResponseWriter, _ *http.Request) {
+func (s *sidecar) readyz(w http.ResponseWriter, r *http.Request) {
+	if s.cfg.Mode == ModeNode {
+		until, cancel := context.WithTimeout(r.Context(), readyzWait)
+		defer cancel()
+		look := time.NewTicker(readyzLook)
+		defer look.Stop()
+		for !s.mounted() && until.Err() == nil {
+			select {
+			case <-until.Done():
+			case <-look.C:
+			}
+		}
+	}
 	for _, v := range s.volumes {
 		if st := v.status(); st.State != status.Mounted {
 			http.Error(w, "volume "+st.Volume+" is "+st.State, http.StatusServiceUnavailable)
@@ -67,6 +87,15 @@ func (s *sidecar) readyz(w http.ResponseWriter, _ *http.Request) {
 		}
 	}
 	_, _ = w.Write([]byte("ok\n"))
+}
+
+// mounted tells whether every volume is.
+func (s *sidecar) mounted() bool {
+	return !slices.ContainsFunc(s.volumes, func(v *volume) bool {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		return v.state != status.Mounted
+	})
 }
 
 func (s *sidecar) status(w http.ResponseWriter, _ *http.Request) {

@@ -85,6 +85,10 @@ func (v *volume) open(ctx context.Context) error {
 		v.setState(stateOf(err))
 		return err
 	}
+	if err := giveToGroup(v.fs, v.s.cfg.FSGroup); err != nil {
+		v.setState(status.Failed)
+		return fmt.Errorf("fsGroup %d: %w", v.s.cfg.FSGroup, err)
+	}
 	if err := v.mount(ctx); err != nil {
 		v.setState(status.Failed)
 		return err

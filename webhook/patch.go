@@ -65,7 +65,7 @@ func Patch(t corev1.PodTemplateSpec, s spec.Spec, m Mode, cfg Config, live Live)
 	}
 	now := status{Revision: Revision, Mode: m, Containers: []string{}, Added: added, Nodes: live.Nodes, Injector: cfg.Revision}
 	if len(s.Served()) > 0 {
-		c := sidecar(s, m, cfg)
+		c := sidecar(s, m, cfg, out.Spec.SecurityContext)
 		granted.keep(&c)
 		out.Spec.InitContainers = append([]corev1.Container{c}, out.Spec.InitContainers...)
 		now.Containers = []string{ContainerName}

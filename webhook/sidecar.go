@@ -1,6 +1,8 @@
 package webhook
 
 import (
+	"fmt"
+
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -40,7 +42,7 @@ const (
 
 // sidecar makes the native sidecar: an init container that is restarted always, starts before the application and stops
 // after it.
-func sidecar(s spec.Spec, m Mode, cfg Config) corev1.Container {
+func sidecar(s spec.Spec, m Mode, cfg Config, pod *corev1.PodSecurityContext) corev1.Container {
 	always := corev1.ContainerRestartPolicyAlways
 	c := corev1.Container{
 		Name:          ContainerName,
@@ -52,6 +54,10 @@ func sidecar(s spec.Spec, m Mode, cfg Config) corev1.Container {
 	}
 	for _, v := range s.Served() {
 		c.Args = append(c.Args, "--volume="+v.Flag())
+	}
+	if m == Node && pod != nil && pod.FSGroup != nil && *pod.FSGroup > 0 {
+		// kubelet does not do it: it would have to change owners through a mount that nobody serves yet.
+		c.Args = append(c.Args, fmt.Sprintf("--fs-group=%d", *pod.FSGroup))
 	}
 	c.Args = append(c.Args, "--disks="+DisksPath)
 	switch m {

@@ -17,7 +17,7 @@ func Verify(t corev1.PodTemplateSpec, s spec.Spec, m Mode, cfg Config) []spec.Pr
 	problems := Check(t, nil, s, m)
 	v := verifier{checker: checker{pod: &t.Spec, spec: s, mode: m}}
 	if len(s.Served()) > 0 {
-		v.sidecar(sidecar(s, m, cfg), cfg)
+		v.sidecar(sidecar(s, m, cfg, t.Spec.SecurityContext), cfg)
 		v.order()
 	}
 	v.podVolumes()

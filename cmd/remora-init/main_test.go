@@ -24,7 +24,9 @@ func run(t *testing.T, script string, during func(lives func() int)) (status, li
 	signal.Notify(signals, syscall.SIGCHLD, syscall.SIGTERM)
 	defer signal.Stop(signals)
 	result := make(chan int, 1)
-	go func() { result <- guard([]string{"/bin/sh", "-c", "echo $$ >>$1; n=$(wc -l <$1); " + script, "sh", file}, signals) }()
+	go func() {
+		result <- guard([]string{"/bin/sh", "-c", "echo $$ >>$1; n=$(wc -l <$1); " + script, "sh", file}, signals)
+	}()
 	if during != nil {
 		during(count)
 	}

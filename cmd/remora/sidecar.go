@@ -48,6 +48,7 @@ func sidecarCommand() *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&cfg.Mode, "mode", "dev", "who makes the mounts: dev or node (the node plugin)")
 	f.StringArrayVar(&volumes, "volume", nil, "a volume: name=NAME,size=BYTES,class=CLASS,replicas=N,sealing=on|off,trace=TRACE (repeatable)")
+	f.Uint32Var(&cfg.FSGroup, "fs-group", 0, "group that the root of every volume belongs to, and what is made in it: the pod's fsGroup; 0: none")
 	f.StringVar(&cfg.Disks, "disks", "", "directory of the tenant's disk directories on this node")
 	f.StringVar(&cfg.Authority, "authority", "", "where the Volume objects are: file:DIR, or unix:PATH of the node plugin's socket in node mode")
 	f.StringVar(&cfg.Keys, "keys", "", "where the volumes' keys are: file:DIR, or unix:PATH of the node plugin's socket in node mode")
