@@ -117,6 +117,9 @@ func (b *bench) makeSides(ctx context.Context) error {
 	case "one":
 		b.sides[1].name = "three"
 		b.sides[0], err = b.volume(ctx, "one", "one")
+	case "bare":
+		b.sides[1].name = "three"
+		b.sides[0], err = b.bare()
 	}
 	if b.cfg.Floor && err == nil {
 		if b.floor, err = b.startFloor(ctx); err == nil {

@@ -16,8 +16,8 @@ type Config struct {
 	Remora  string        // the binary; it is started as `remora dev`
 	Volume  string        // manifest with one pod and one volume
 	Dir     string        // where both sides live: one disk; empty: a fresh folder of /var/tmp
-	Against string        // the other side: plain, unsealed (a volume of a class without sealing), or one (a volume of one replica, beside one of three)
-	Peers   string        // with -against one: where the other replicas are: disk, or tmpfs (as if each had a disk of its own)
+	Against string        // the other side: plain, unsealed (a volume of a class without sealing), one (a volume of one replica, beside one of three), or bare (three processes without a file system, beside it)
+	Peers   string        // with -against one and bare: where the other replicas are: disk, or tmpfs (as if each had a disk of its own)
 	Target  string        // measure this directory in place of a volume; empty: start `remora dev`
 	Floor   bool          // measure package floor, too
 	Only    []string      // names of workloads; empty: those that are not marked extra
@@ -38,8 +38,8 @@ func parse(args []string) (Config, error) {
 	flags.StringVar(&cfg.Volume, "volume", "e2e/bench/volume.yaml", "manifest with one pod and one volume")
 	flags.StringVar(&cfg.Dir, "dir", "", "folder in which both sides are made (default: a fresh one in /var/tmp)")
 	flags.StringVar(&cfg.Target, "target", "", "measure this existing directory in place of a volume")
-	flags.StringVar(&cfg.Against, "against", "plain", "what the volume is compared with: plain (a directory), unsealed (a volume without sealing), or one (one replica, against three)")
-	flags.StringVar(&cfg.Peers, "peers", "disk", "with -against one: where the two other replicas are: disk (all on one), or tmpfs")
+	flags.StringVar(&cfg.Against, "against", "plain", "what the volume is compared with: plain (a directory), unsealed (a volume without sealing), one (one replica, against three), or bare (the least that three copies cost, against three)")
+	flags.StringVar(&cfg.Peers, "peers", "disk", "with -against one and bare: where the two other replicas are: disk (all on one), or tmpfs")
 	flags.BoolVar(&cfg.Floor, "floor", false, "also measure a file system in memory: the least that a FUSE daemon costs here")
 	only := flags.String("only", "", "workloads, with commas: "+strings.Join(names(), ","))
 	flags.BoolVar(&cfg.All, "all", false, "extra workloads too")
@@ -54,11 +54,13 @@ func parse(args []string) (Config, error) {
 	switch cfg.Against {
 	case "unsealed":
 		cfg.Volume = "e2e/bench/sealing.yaml"
-	case "one":
+	case "one", "bare":
 		cfg.Volume = "e2e/bench/replication.yaml"
 	}
 	if *only != "" {
 		cfg.Only = strings.Split(*only, ",")
+	} else if cfg.Against == "bare" {
+		cfg.Only = []string{"replication"} // it can do nothing else
 	}
 	return cfg, cfg.validate(flags.Args())
 }
@@ -70,11 +72,14 @@ func (cfg Config) validate(rest []string) error {
 	if cfg.Rounds < 1 {
 		return fmt.Errorf("-rounds %d: at least 1", cfg.Rounds)
 	}
-	if !slices.Contains([]string{"plain", "unsealed", "one"}, cfg.Against) {
-		return fmt.Errorf("-against %q: plain, unsealed or one", cfg.Against)
+	if !slices.Contains([]string{"plain", "unsealed", "one", "bare"}, cfg.Against) {
+		return fmt.Errorf("-against %q: plain, unsealed, one or bare", cfg.Against)
 	}
-	if cfg.Peers != "disk" && (cfg.Peers != "tmpfs" || cfg.Against != "one") {
-		return fmt.Errorf("-peers %q: disk, or tmpfs with -against one", cfg.Peers)
+	if cfg.Peers != "disk" && (cfg.Peers != "tmpfs" || cfg.Against != "one" && cfg.Against != "bare") {
+		return fmt.Errorf("-peers %q: disk, or tmpfs with -against one or bare", cfg.Peers)
+	}
+	if cfg.Against == "bare" && !slices.Equal(cfg.Only, []string{"replication"}) {
+		return errors.New("-against bare: only with -only replication: there is no directory for anything else")
 	}
 	if cfg.Floor && (cfg.Against != "plain" || cfg.Target != "") {
 		return errors.New("-floor: only beside a volume and a plain directory, without -against and -target")

@@ -17,8 +17,7 @@ func (b *bench) mountPeers() error {
 	if b.cfg.Peers != "tmpfs" {
 		return nil
 	}
-	for _, node := range peerNodes {
-		dir := b.peerDir(node)
+	for _, dir := range b.peerDirs() {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
@@ -29,7 +28,14 @@ func (b *bench) mountPeers() error {
 	return nil
 }
 
-func (b *bench) peerDir(node string) string { return filepath.Join(b.dir, "remora", "nodes", node) }
+// peerDirs are those of the volume's peers, and of the bare program's.
+func (b *bench) peerDirs() []string {
+	dirs := []string{b.bareDir(0), b.bareDir(1)}
+	for _, node := range peerNodes {
+		dirs = append(dirs, filepath.Join(b.dir, "remora", "nodes", node))
+	}
+	return dirs
+}
 
 // unmountPeers is called when nobody uses them any more.
 func (b *bench) unmountPeers() error {
@@ -37,9 +43,9 @@ func (b *bench) unmountPeers() error {
 		return nil
 	}
 	var errs []error
-	for _, node := range peerNodes {
-		if err := unix.Unmount(b.peerDir(node), unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-			errs = append(errs, fmt.Errorf("unmount %s: %w", b.peerDir(node), err))
+	for _, dir := range b.peerDirs() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			errs = append(errs, fmt.Errorf("unmount %s: %w", dir, err))
 		}
 	}
 	return errors.Join(errs...)

@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"time"
+
+	"github.com/remora-storage/remora/e2e/bench/quorum"
 )
 
 // A worker is this binary again, doing one thing on a side: a process that can be killed, where bench itself would hang in a
@@ -28,6 +30,10 @@ func worker(args []string) error {
 		return work(args[1], func(a fillArgs) (any, error) { return fill(a) })
 	case "list":
 		return work(args[1], func(a listArgs) (any, error) { return runList(a) })
+	case "append":
+		return work(args[1], func(a appendArgs) (any, error) { return runAppend(a) })
+	case "quorum":
+		return work(args[1], func(a quorum.Args) (any, error) { return runQuorum(a) })
 	case "sync":
 		return work(args[1], func(dirs []string) (any, error) { return nil, syncDirs(dirs) })
 	}

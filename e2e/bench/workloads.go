@@ -34,7 +34,7 @@ type row struct {
 
 // workloads is everything that bench can measure. Sizes are chosen so that a run of the default set takes seven minutes.
 func workloads() []workload {
-	return slices.Concat(writes(), reads(), metadata(), databases())
+	return slices.Concat(writes(), replication(), reads(), metadata(), databases())
 }
 
 func writes() []workload {
@@ -58,6 +58,10 @@ func writes() []workload {
 			{metric: "amplification", title: "  bytes to the disk per byte", unit: "x", own: true},
 		}},
 	}
+}
+
+func replication() []workload {
+	return []workload{{name: "replication", extra: true, measure: replicated, rows: replicationRows()}}
 }
 
 func reads() []workload {
