@@ -3,6 +3,7 @@ package admission
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -11,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 )
@@ -75,6 +77,30 @@ func TestWorkloads(t *testing.T) {
 	none.ObjectMeta = metav1.ObjectMeta{Namespace: ns, Name: "none"}
 	none.Spec.JobTemplate.Spec.Template.Annotations["data.remora.dev/class"] = "none"
 	require.ErrorContains(t, k.client.Create(t.Context(), none), `"none": is not a known class`)
+}
+
+// TestExamples applies the examples as they are.
+func TestExamples(t *testing.T) {
+	k := realCluster(t)
+	ns := k.namespace(t, "pod-security.kubernetes.io/enforce", "baseline")
+	files, err := filepath.Glob("../../examples/*.yaml")
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, len(files), 4)
+	for _, file := range files {
+		for _, o := range objectsOf(t, file) {
+			u := &unstructured.Unstructured{Object: o}
+			if u.GetKind() != "VolumeClass" {
+				u.SetNamespace(ns)
+			}
+			err := k.client.Create(t.Context(), u)
+			if filepath.Base(file) == "replicated.yaml" && err != nil { // for remora dev, as it says
+				require.ErrorContains(t, err, "keeps 3 copies, which mode node cannot do in this release")
+				continue
+			}
+			require.NoError(t, err, "%s: %s %s", file, u.GetKind(), u.GetName())
+			t.Cleanup(func() { _ = k.client.Delete(background(), u) })
+		}
+	}
 }
 
 // TestOldWorkload: one that is wrong and was there before its namespace opted in is not in the way of controllers that write its
