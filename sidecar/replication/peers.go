@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"syscall"
 	"time"
 
 	pb "go.etcd.io/raft/v3/raftpb"
@@ -47,6 +48,9 @@ type PeersConfig struct {
 
 // logBytes of payloads are kept in memory for peers that lag; who needs more is caught up by a copy of the state.
 const logBytes = 16 << 20
+
+// tableBytes of payloads are as much as a replica takes that cannot write or apply them.
+const tableBytes = 4 * logBytes
 
 // patience is how many ticks a change may be unaccepted before new ones wait unanswered.
 const patience = 20
@@ -141,6 +145,9 @@ func (g *Group) receive(m consensus.Message, records []*item) {
 		return
 	}
 	p := g.peers
+	if len(records) > 0 && p.bytes > tableBytes {
+		return // this replica is slower than the others: it gets them again
+	}
 	for _, it := range records {
 		p.put(it)
 	}
@@ -277,7 +284,7 @@ func (g *Group) writeBacklog() (again bool) {
 		w := p.backlog[0]
 		before := g.disk.journal.End()
 		err := g.writeEntries(&w)
-		if errors.Is(err, journal.ErrNoSpace) {
+		if errors.Is(err, journal.ErrNoSpace) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) { // tried again at the next tick
 			g.noSpace = noSpace(err)
 			return again
 		}

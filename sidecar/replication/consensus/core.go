@@ -77,7 +77,7 @@ func New(cfg Config) (*Core, error) {
 	c.log.hard = &pb.HardState{Term: proto.Uint64(hard.Term), Vote: proto.Uint64(hard.Vote), Commit: proto.Uint64(hard.Commit)}
 	raw, err := raft.NewRawNode(&raft.Config{
 		ID: cfg.ID, ElectionTick: ElectionTicks, HeartbeatTick: HeartbeatTicks, Storage: &c.log, Applied: cfg.Index,
-		AsyncStorageWrites: true, MaxSizePerMsg: 16 << 10, MaxCommittedSizePerReady: 1 << 20, MaxInflightMsgs: 256,
+		AsyncStorageWrites: true, MaxSizePerMsg: 16 << 10, MaxCommittedSizePerReady: 1 << 20, MaxInflightMsgs: 64,
 		CheckQuorum: true, PreVote: true, DisableProposalForwarding: true, StepDownOnRemoval: true, Logger: logger{cfg.Logger},
 	})
 	if err != nil {
