@@ -21,6 +21,8 @@ OPS ?= 10000
 FUZZTIME ?= 10s
 # How many crash points `make crash` tries.
 POINTS ?= 100000
+# How long `make replication` does harm.
+MINUTES ?= 30
 # Power cuts of `make powercut` on ext4.
 IMAGES ?= 1000
 SEED ?=
@@ -41,7 +43,7 @@ ifneq ($(shell git status --porcelain >/dev/null 2>&1 && echo yes),yes)
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 endif
 
-.PHONY: help build dev image cluster cluster-down e2e test check bench extremes posix storm fsx crash planted powercut realwork admission fuzz clean
+.PHONY: help build dev image cluster cluster-down e2e test check bench extremes posix storm fsx replication crash planted powercut realwork admission fuzz clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|' 2>/dev/null || \
@@ -114,6 +116,10 @@ fsx: ## OPS random calls on each of SEEDS files, and on trees, compared with a m
 	@scripts/need test
 	go test ./e2e/fsx -count=1 -v -parallel 1 -timeout 6h -args -seeds=$(SEEDS) -ops=$(OPS) -kills=$(KILLS) -names=$(OPS) \
 		-rounds=$$((($(SEEDS) + 3) / 4)) $(if $(SEED),-seed=$(SEED))
+
+replication: ## pgbench on three copies for MINUTES while replicas are killed, paused, cut off and restarted; then its node fails (SEED=)
+	@scripts/need test
+	go test ./e2e -run '^TestPostgresThreeCopies$$' -count=1 -v -timeout 12h -args -minutes=$(MINUTES) $(if $(SEED),-fault-seed=$(SEED))
 
 powercut: ## cut the power of ext4 IMAGES times and of XFS a fifth of that, shut them down, let their disks fail (SEED=)
 	@scripts/need test
