@@ -41,6 +41,7 @@ func (g *Group) Bulk(ctx context.Context, request []byte, w io.Writer) error {
 	defer done()
 	switch request[0] {
 	case bulkState:
+		defer g.serving()()
 		return g.sendState(ctx, w)
 	case bulkContent:
 		return g.sendContent(request[1:], w)
@@ -80,6 +81,19 @@ func (g *Group) unused() {
 			cancel()
 		}
 		g.changed.Wait()
+	}
+}
+
+// serving notes that a peer fetches the state, until the function that it returns is called.
+func (g *Group) serving() (done func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.peers.serving++
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.peers.serving--
+		g.peers.served = g.peers.ticks
 	}
 }
 

@@ -52,6 +52,9 @@ const logBytes = 16 << 20
 // tableBytes of payloads are as much as a replica takes that cannot write or apply them.
 const tableBytes = 4 * logBytes
 
+// askTicks after nobody has fetched the state, those who were told to are told again.
+const askTicks = 100
+
 // patience is how many ticks a change may be unaccepted before new ones wait unanswered.
 const patience = 20
 
@@ -69,6 +72,8 @@ type peers struct {
 	install  chan *pb.Message
 	changing uint64 // index of the change of members that was proposed last
 	ticks    int
+	serving  int                        // peers that fetch the state
+	served   int                        // tick of the last one's end
 	flights  map[uint64][]flight        // by peer
 	parts    []part                     // of the commit that is under way
 	users    int                        // of the store, so far
@@ -151,7 +156,7 @@ func (g *Group) receive(m consensus.Message, records []*item) {
 	for _, it := range records {
 		p.put(it)
 	}
-	if m.Raft != nil && (m.Raft.GetType() == pb.MsgSnap || m.Raft.GetType() == pb.MsgApp && p.memberless()) {
+	if m.Raft != nil && (m.Raft.GetType() == pb.MsgSnap && !p.has(m.Raft) || m.Raft.GetType() == pb.MsgApp && p.memberless()) {
 		select {
 		case p.install <- m.Raft:
 		default: // one is under way
@@ -166,6 +171,12 @@ func (g *Group) receive(m consensus.Message, records []*item) {
 	if len(p.pending) > 0 {
 		g.disk.poke(true)
 	}
+}
+
+// has tells whether what a MsgSnap offers is here: then Raft answers it.
+func (p *peers) has(snap *pb.Message) bool {
+	index, _ := p.core.Delivered()
+	return snap.GetSnapshot().GetMetadata().GetIndex() <= index
 }
 
 // memberless tells that this replica does not know who the members are: it has died as a founder before it had anything, and the volume
@@ -201,6 +212,11 @@ func (g *Group) tick() {
 	g.process()
 	if g.peers.ticks++; g.peers.ticks%reviewTicks == 0 {
 		g.review()
+	}
+	if p := g.peers; p.serving == 0 && p.ticks-p.served >= askTicks {
+		p.served = p.ticks
+		p.core.AskAgain()
+		g.process()
 	}
 	if len(g.peers.pending) > 0 {
 		g.disk.poke(true)

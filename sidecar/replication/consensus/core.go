@@ -139,13 +139,21 @@ func (c *Core) Change(changes []*pb.ConfChangeSingle) error {
 // Unreachable says that a message to a peer was lost.
 func (c *Core) Unreachable(peer uint64) { c.raw.ReportUnreachable(peer) }
 
-// SnapshotDone says how the catching up of a peer went that Raft asked for.
-func (c *Core) SnapshotDone(peer uint64, ok bool) {
-	status := raft.SnapshotFinish
-	if !ok {
-		status = raft.SnapshotFailure
+// AskAgain has those peers asked again, where this replica leads, that were told to fetch the state and have not said that they have it: the
+// message may be lost, or their answer.
+func (c *Core) AskAgain() {
+	if !c.leads {
+		return
 	}
-	c.raw.ReportSnapshot(peer, status)
+	var waiting []uint64
+	c.raw.WithProgress(func(id uint64, _ raft.ProgressType, p raftProgress) {
+		if p.State == tracker.StateSnapshot {
+			waiting = append(waiting, id)
+		}
+	})
+	for _, id := range waiting {
+		c.raw.ReportSnapshot(id, raft.SnapshotFailure)
+	}
 }
 
 // Step takes a message from a peer. Errors are of messages that mean nothing here any more.
