@@ -132,6 +132,10 @@ func (g *Group) install(in *store.SnapshotReader, term uint64, members *pb.ConfS
 		if err := g.guard(nil); err != nil { // slots that journal frames name may go
 			return err
 		}
+		if err := g.keepSalts(); err != nil {
+			g.fail(err)
+			return err
+		}
 		state.Installing = true
 		if state.Members == nil {
 			state.Members = []byte{}

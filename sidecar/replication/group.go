@@ -95,6 +95,8 @@ func (d *Disk) OpenGroup(cfg GroupConfig) (*Group, error) {
 	var err error
 	if g.hollow.Store(cfg.Replica.GroupState().Installing); !g.hollow.Load() {
 		g.store, err = store.Open(g.storeConfig())
+	} else {
+		err = g.recallSalts()
 	}
 	if err != nil {
 		return nil, err
