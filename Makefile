@@ -84,6 +84,7 @@ e2e: ## tests in a real Kubernetes: the cluster of `make cluster`, or that of KU
 	@[ -n "$${KUBECONFIG:-}" ] || $(MAKE) cluster
 	@$(MAKE) image ARCH=$$(go env GOARCH) IMAGE=remora:dev,remora:dev-next
 	go vet -tags kube ./e2e/kube/...
+	go run ./manifests/chart/generate -kubectl "$$(go run ./e2e/cluster/binaries/build kube)/kubectl" -check
 	go test -tags kube ./e2e/kube -v -count=1 -timeout 60m $(RUN) -args $(ARGS)
 
 bench: ## compare a volume with a plain directory of the same disk, and with an unsealed one (BENCH='-only w1 -rounds 5')
