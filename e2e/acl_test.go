@@ -39,7 +39,7 @@ func TestACL(t *testing.T) {
 	i.again()
 	require.Equal(t, before, list(), "mounted anew")
 	i.stop()
-	i.program("", nil, remora, "check", i.dir).run(time.Minute)
+	i.program("", nil, programs.Remora, "check", i.dir).run(time.Minute)
 }
 
 // ext4 mounts a new ext4 file system, to compare with.

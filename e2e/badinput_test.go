@@ -151,7 +151,7 @@ func TestBadMountPoints(t *testing.T) {
 // refused runs the binary, which must end by itself, soon, with exit code 1, and returns what it said.
 func (i *instance) refused(args ...string) string {
 	i.t.Helper()
-	c := i.program("", nil, remora, args...).start()
+	c := i.program("", nil, programs.Remora, args...).start()
 	err := c.wait(20 * time.Second)
 	var exit *exec.ExitError
 	require.ErrorAs(i.t, err, &exit, "%s\n%s", c.name, c.out.String())

@@ -46,7 +46,7 @@ func (i *instance) inSync(pod string) {
 
 // dev runs a command of `remora dev` on the instance.
 func (i *instance) dev(args ...string) *child {
-	return i.program("", nil, remora, append(append([]string{"dev"}, args...), "--dir", i.dir)...)
+	return i.program("", nil, programs.Remora, append(append([]string{"dev"}, args...), "--dir", i.dir)...)
 }
 
 // ledger is a program that writes numbered lines with an fsync each, and says each one that was acknowledged.

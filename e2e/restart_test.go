@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/remora-storage/remora/e2e/supervisor"
 )
 
 // TestStopAndStart: after Ctrl-C and a new start everything is there, to the last attribute.
@@ -37,7 +39,7 @@ func TestStopAndStart(t *testing.T) {
 	i.again()
 	same("Ctrl-C")
 	require.Greater(t, i.pod("db-0").Volumes[0].Epoch, epoch+1) // each owner has its own
-	require.Contains(t, i.program("", nil, remora, "dev", "restart-pod", "db-0", "--dir", i.dir).run(time.Minute), "pod db-0 restarted")
+	require.Contains(t, i.program("", nil, programs.Remora, "dev", "restart-pod", "db-0", "--dir", i.dir).run(time.Minute), "pod db-0 restarted")
 	same("restart-pod")
 }
 
@@ -55,7 +57,7 @@ func TestSupervisorKilled(t *testing.T) {
 	require.Eventually(t, func() bool { return syscall.Kill(sidecar, 0) != nil }, time.Minute, 10*time.Millisecond, "the sidecar lives on")
 
 	i.again()
-	mounts, err := fuseMounts(i.dir)
+	mounts, err := supervisor.Mounts(i.dir)
 	require.NoError(t, err)
 	require.Len(t, mounts, 1)
 	found := map[string]string{}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/remora-storage/remora/e2e/supervisor"
 )
 
 // child is a program that a test started, in a process group of its own.
@@ -21,7 +23,7 @@ type child struct {
 	i    *instance
 	cmd  *exec.Cmd
 	name string
-	out  output // what it wrote to its standard output and standard error, unless dialog has the former
+	out  supervisor.Output // what it wrote to its standard output and standard error, unless dialog has the former
 	done chan struct{}
 	err  error // how it ended, once done is closed
 
@@ -60,8 +62,8 @@ func idsOf(t *testing.T, account string) (uid, gid uint32) {
 // program prepares a program. It runs as account, with env added to a small environment; its working directory is not on the mount.
 func (i *instance) program(account string, env []string, name string, args ...string) *child {
 	cmd := exec.Command(name, args...)
-	cmd.Dir = base
-	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "LANG=C.UTF-8", "LC_ALL=C.UTF-8", "HOME=" + base,
+	cmd.Dir = programs.Base
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "LANG=C.UTF-8", "LC_ALL=C.UTF-8", "HOME=" + programs.Base,
 		"GORACE=atexit_sleep_ms=0", // a worker with the race detector would sleep for a second before it ends
 	}, env...)
 	cmd.SysProcAttr, cmd.WaitDelay = as(i.t, account), 5*time.Second
@@ -72,7 +74,7 @@ func (i *instance) program(account string, env []string, name string, args ...st
 
 // worker prepares this test binary in the role of a worker.
 func (i *instance) worker(account, role string, args ...string) *child {
-	return i.program(account, nil, self, append([]string{"worker", role}, args...)...)
+	return i.program(account, nil, programs.Self, append([]string{"worker", role}, args...)...)
 }
 
 // start starts the program. It ends with the test at the latest.
@@ -98,7 +100,7 @@ func (c *child) kill() {
 	case <-time.After(5 * time.Second):
 	}
 	c.t.Errorf("%s hangs in the kernel; aborting the mounts", c.name)
-	if err := abortMounts(c.i.dir); err != nil {
+	if err := supervisor.AbortMounts(c.i.dir); err != nil {
 		c.t.Error(err)
 	}
 	<-c.done

@@ -131,7 +131,7 @@ func (i *instance) killEvery(pause time.Duration, c *child) <-chan int {
 // pid is the process of the first sidecar, 0 while there is none. It fails no test, so any goroutine may ask.
 func (i *instance) pid() int {
 	var st status
-	out, err := exec.Command(remora, "status", "--dir", i.dir, "-o", "json").Output()
+	out, err := exec.Command(programs.Remora, "status", "--dir", i.dir, "-o", "json").Output()
 	if err != nil || json.Unmarshal(out, &st) != nil || len(st.Pods) == 0 || st.Pods[0].PID == nil {
 		return 0
 	}

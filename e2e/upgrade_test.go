@@ -15,14 +15,14 @@ import (
 
 // upgrade runs `remora dev upgrade`.
 func (i *instance) upgrade(args ...string) *child {
-	return i.program("", nil, remora, append([]string{"dev", "upgrade", "--dir", i.dir}, args...)...)
+	return i.program("", nil, programs.Remora, append([]string{"dev", "upgrade", "--dir", i.dir}, args...)...)
 }
 
 // wrapped is a binary that does what the script says and then goes on as remora, with more arguments.
 func wrapped(t *testing.T, script, args string) string {
 	t.Helper()
 	path := filepath.Join(tempDir(t), "remora")
-	require.NoError(t, os.WriteFile(path, fmt.Appendf(nil, "#!/bin/sh\n%s\nexec %s \"$@\" %s\n", script, remora, args), 0o755))
+	require.NoError(t, os.WriteFile(path, fmt.Appendf(nil, "#!/bin/sh\n%s\nexec %s \"$@\" %s\n", script, programs.Remora, args), 0o755))
 	return path
 }
 
@@ -107,7 +107,9 @@ func TestGrowth(t *testing.T) {
 	c.ok(time.Minute)
 
 	size("6Gi")
-	restart := func() *child { return i.program("", nil, remora, "dev", "restart-pod", "db-0", "--dir", i.dir) }
+	restart := func() *child {
+		return i.program("", nil, programs.Remora, "dev", "restart-pod", "db-0", "--dir", i.dir)
+	}
 	restart().run(time.Minute)
 	df(6)
 	pid := i.served("db-0", 0)

@@ -5,61 +5,50 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/remora-storage/remora/e2e/supervisor"
 )
 
-// A worker is this test binary as a process of its own: it works on the mount, and the test does not. What it prints is its result;
-// an error goes to standard error and makes its exit code 1.
-var workers = map[string]func(args []string) error{
-	"append":           appendRecords,
-	"big-writes":       rounds(writeMuch),
-	"call":             makeUnansweredCall,
-	"check-1g":         checkGib,
-	"compare":          compare,
-	"compare-change":   doChange,
-	"compare-harmless": doHarmless,
-	"conformance":      conform,
-	"describe":         describe,
-	"differences":      differences,
-	"fill-bytes":       fillBytes,
-	"fill-inodes":      fillInodes,
-	"flock":            holdLock,
-	"getdents":         rounds(getDents),
-	"handles":          rounds(useHandles),
-	"large-directory":  largeDirectory,
-	"ledger":           keepLedger,
-	"list":             listWhileItChanges,
-	"lsm":              runLSM,
-	"many-open":        manyOpen,
-	"map":              writeByMap,
-	"maps":             rounds(mapMuch),
-	"names":            changeNames,
-	"permissions":      tryPermissions,
-	"probe":            probe,
-	"random":           randomIO,
-	"sgid":             trySetGroupID,
-	"silence":          killBeforeAnswer,
-	"stream":           streamFiles,
-	"syncs":            rounds(syncMuch),
-	"tree":             makeTree,
-	"unlinked":         useUnlinked,
-	"write-1g":         writeGib,
-	"writesync":        writeAndSync,
-}
-
-func work(role string, args []string) int {
-	do, ok := workers[role]
-	if !ok {
-		fmt.Fprintf(os.Stderr, "no worker %q\n", role)
-		return 2
+// workers work on the mount, and the tests do not.
+func workers() supervisor.Workers {
+	return supervisor.Workers{
+		"append":           appendRecords,
+		"big-writes":       rounds(writeMuch),
+		"call":             makeUnansweredCall,
+		"check-1g":         checkGib,
+		"compare":          compare,
+		"compare-change":   doChange,
+		"compare-harmless": doHarmless,
+		"conformance":      conform,
+		"describe":         describe,
+		"differences":      differences,
+		"fill-bytes":       fillBytes,
+		"fill-inodes":      fillInodes,
+		"flock":            holdLock,
+		"getdents":         rounds(getDents),
+		"handles":          rounds(useHandles),
+		"large-directory":  largeDirectory,
+		"ledger":           keepLedger,
+		"list":             listWhileItChanges,
+		"lsm":              runLSM,
+		"many-open":        manyOpen,
+		"map":              writeByMap,
+		"maps":             rounds(mapMuch),
+		"names":            changeNames,
+		"permissions":      tryPermissions,
+		"probe":            probe,
+		"random":           randomIO,
+		"sgid":             trySetGroupID,
+		"silence":          killBeforeAnswer,
+		"stream":           streamFiles,
+		"syncs":            rounds(syncMuch),
+		"tree":             makeTree,
+		"unlinked":         useUnlinked,
+		"write-1g":         writeGib,
+		"writesync":        writeAndSync,
 	}
-	if err := do(args); err != nil {
-		fmt.Fprintf(os.Stderr, "worker %s %s: %v\n", role, strings.Join(args, " "), err)
-		return 1
-	}
-	return 0
 }
 
 var stdin = bufio.NewReader(os.Stdin)

@@ -1,25 +1,20 @@
 package fsx
 
 import (
-	"bytes"
-	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/remora-storage/remora/e2e/supervisor"
 )
 
-const startLimit = time.Minute
+const startLimit = supervisor.StartLimit
 
 const manifest = `
 apiVersion: remora.dev/v1alpha1
@@ -48,139 +43,42 @@ const (
 
 // instance is a `remora dev` of its own, with one volume.
 type instance struct {
-	t     *testing.T
-	dir   string
-	mount string // of its volume
-	cmd   *exec.Cmd
-	gone  chan struct{} // closed when the supervisor has ended; exit is set then
-	exit  error
-	out   *output
-}
-
-// output collects what a process writes.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
+	t          *testing.T
+	dir        string
+	mount      string // of its volume
+	out        *supervisor.Output
+	supervised *supervisor.Supervisor
 }
 
 // startDev starts `remora dev` and waits until its volume is mounted. It ends with the test.
 func startDev(t *testing.T, annotations string) *instance {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: remora dev mounts file systems")
-	}
-	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
-	if err != nil {
-		t.Skipf("needs FUSE: %v", err)
-	}
-	require.NoError(t, f.Close())
-	dir := tempDir(t)
-	i := &instance{t: t, dir: filepath.Join(dir, "dev"), out: &output{}}
-	i.mount = filepath.Join(i.dir, "pods", "db-0", "data")
-	require.NoError(t, os.WriteFile(i.dir+".yaml", fmt.Appendf(nil, manifest, annotations), 0o644))
-	t.Cleanup(i.cleanUp)
-	i.start()
-	return i
+	supervisor.Need(t)
+	dev := programs.Start(t, filepath.Join(tempDir(t), "dev"), fmt.Sprintf(manifest, annotations))
+	return &instance{t: t, dir: dev.Dir, mount: dev.Mount("db-0"), out: dev.Out, supervised: dev}
 }
 
 // tempDir is like t.TempDir, but it stays when the test fails.
 func tempDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp(base, t.Name()+"-")
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		if mounts, err := fuseMounts(dir); err == nil && len(mounts) == 0 && !t.Failed() {
-			require.NoError(t, os.RemoveAll(dir))
-		}
-	})
-	return dir
+	return programs.TempDir(t)
 }
 
-// start starts the supervisor, and waits for the mount.
+// start starts the supervisor after it has ended, and waits for the mount.
 func (i *instance) start() {
 	i.t.Helper()
-	ready := i.dir + ".ready"
-	if err := os.Remove(ready); err != nil {
-		require.ErrorIs(i.t, err, os.ErrNotExist)
-	}
-	i.cmd = exec.Command(remora, "dev", "-f", i.dir+".yaml", "--dir", i.dir, "--ready-file", ready)
-	i.cmd.Stdout, i.cmd.Stderr = i.out, i.out
-	i.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGINT}
-	require.NoError(i.t, i.cmd.Start())
-	cmd, gone := i.cmd, make(chan struct{})
-	i.gone = gone
-	go func() { i.exit = cmd.Wait(); close(gone) }() // cleanUp waits for it
-	deadline := time.After(startLimit)
-	for {
-		if _, err := os.Stat(ready); err == nil {
-			return
-		}
-		select {
-		case <-time.After(10 * time.Millisecond):
-		case <-i.gone:
-			require.FailNow(i.t, "remora dev ended before its volume was mounted", "%v\n%s", i.exit, i.out)
-		case <-deadline:
-			require.FailNow(i.t, "remora dev does not serve", i.out.String())
-		}
-	}
+	i.supervised.Again(i.t)
 }
 
 // stop is Ctrl-C: it must end cleanly.
 func (i *instance) stop() {
 	i.t.Helper()
-	require.True(i.t, i.end(syscall.SIGINT), "remora dev does not end:\n%s", i.out)
-	require.NoError(i.t, i.exit, i.out.String())
-}
-
-func (i *instance) end(signal syscall.Signal) bool {
-	_ = i.cmd.Process.Signal(signal) // it may have ended
-	select {
-	case <-i.gone:
-		return true
-	case <-time.After(startLimit):
-		return false
-	}
-}
-
-func (i *instance) cleanUp() {
-	if i.cmd == nil {
-		return
-	}
-	if !i.end(syscall.SIGINT) {
-		i.t.Error("remora dev does not end on SIGINT")
-		i.end(syscall.SIGKILL)
-	}
-	if err := abortMounts(i.dir); err != nil {
-		i.t.Errorf("clean up: %v", err)
-	}
-	if i.t.Failed() {
-		text := i.out.String()
-		i.t.Logf("remora dev wrote:\n%s", text[max(0, len(text)-4000):])
-	}
+	i.supervised.Stop(i.t)
 }
 
 // command runs remora and returns what it wrote.
 func (i *instance) command(limit time.Duration, args ...string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, remora, args...).Output()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		out = append(out, exit.Stderr...)
-	}
-	return out, err
+	return i.supervised.Command(limit, args...)
 }
 
 // check stops the volume and has every byte of it verified.
@@ -200,15 +98,7 @@ type status struct {
 
 func (i *instance) status() status {
 	i.t.Helper()
-	out, err := i.command(10*time.Second, "status", "--dir", i.dir, "-o", "json")
-	require.NoError(i.t, err, "%s", out)
-	var all struct {
-		Pods []struct {
-			PID     *int
-			Volumes []struct{ Used uint64 }
-		}
-	}
-	require.NoError(i.t, json.Unmarshal(out, &all))
+	all := i.supervised.Status(i.t)
 	require.Len(i.t, all.Pods, 1)
 	require.Len(i.t, all.Pods[0].Volumes, 1)
 	return status{all.Pods[0].PID, all.Pods[0].Volumes[0].Used}

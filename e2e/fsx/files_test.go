@@ -56,7 +56,7 @@ func (b *batch) finish(all []*worker) {
 		if b.place == "volume" { // Linux does not pass collapse and insert on to FUSE servers
 			require.NotContains(b.t, said, "O_DIRECT")
 		}
-		run(b.t, self, "worker", b.looks, b.path(b.seeds[n]), b.state(b.seeds[n]))
+		run(b.t, programs.Self, "worker", b.looks, b.path(b.seeds[n]), b.state(b.seeds[n]))
 		run(b.t, "rm", "-r", b.path(b.seeds[n]))
 	}
 }

@@ -29,7 +29,7 @@ func (r *round) shared() string     { return filepath.Join(r.dir, "shared") }
 func (r *round) start() (all []*worker) {
 	if r.age == 0 {
 		run(r.t, "mkdir", r.shared())
-		run(r.t, self, "worker", "makeshared", r.shared())
+		run(r.t, programs.Self, "worker", "makeshared", r.shared())
 	}
 	for n := range processes {
 		run(r.t, "mkdir", "-p", r.tree(n))
@@ -44,10 +44,10 @@ func (r *round) compare() {
 	r.t.Helper()
 	tallies := []string{"worker", "sameshared", r.shared()}
 	for n := range processes {
-		run(r.t, self, "worker", "sametree", r.tree(n), r.state(n))
+		run(r.t, programs.Self, "worker", "sametree", r.tree(n), r.state(n))
 		tallies = append(tallies, r.tally(n))
 	}
-	run(r.t, self, tallies...)
+	run(r.t, programs.Self, tallies...)
 }
 
 // repeat is the command for the rounds in which the trees lived.
@@ -62,7 +62,7 @@ func eachRound(t *testing.T, dir string, do func(r *round, all []*worker, n int)
 	r := &round{t: t, dir: dir, seed: first(t)}
 	for n := range *rounds {
 		if r.age = uint64(n % 3); r.age == 0 {
-			run(t, self, "worker", "removein", dir)
+			run(t, programs.Self, "worker", "removein", dir)
 			r.states = tempDir(t)
 		}
 		all := r.start()
@@ -72,7 +72,7 @@ func eachRound(t *testing.T, dir string, do func(r *round, all []*worker, n int)
 		}
 		r.seed += processes
 	}
-	run(t, self, "worker", "removein", dir)
+	run(t, programs.Self, "worker", "removein", dir)
 }
 
 // TestNamesRuler works on names of a plain directory: what is found there is wrong in the tests.

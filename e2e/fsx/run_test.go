@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/remora-storage/remora/e2e/supervisor"
 )
 
 // worker is this binary as a process of its own.
@@ -19,7 +21,7 @@ type worker struct {
 	t    *testing.T
 	name string
 	cmd  *exec.Cmd
-	out  output
+	out  supervisor.Output
 	done chan struct{}
 	err  error // how it ended, once done is closed
 }
@@ -28,8 +30,8 @@ type worker struct {
 func startWorker(t *testing.T, role string, args ...string) *worker {
 	t.Helper()
 	w := &worker{t: t, name: role + " " + strings.Join(args, " "), done: make(chan struct{})}
-	w.cmd = exec.Command(self, append([]string{"worker", role}, args...)...)
-	w.cmd.Dir, w.cmd.Stdout, w.cmd.Stderr, w.cmd.Env = base, &w.out, &w.out, quick()
+	w.cmd = exec.Command(programs.Self, append([]string{"worker", role}, args...)...)
+	w.cmd.Dir, w.cmd.Stdout, w.cmd.Stderr, w.cmd.Env = programs.Base, &w.out, &w.out, quick()
 	w.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	require.NoError(t, w.cmd.Start())
 	go func() { w.err = w.cmd.Wait(); close(w.done) }() // ended by the cleanup
@@ -47,7 +49,7 @@ func (w *worker) end() {
 	case <-w.done:
 	case <-time.After(10 * time.Second):
 		w.t.Errorf("%s hangs in the kernel; aborting the mounts", w.name)
-		if err := abortMounts(base); err != nil {
+		if err := supervisor.AbortMounts(programs.Base); err != nil {
 			w.t.Error(err)
 		}
 		<-w.done
@@ -140,7 +142,7 @@ func run(t *testing.T, name string, args ...string) {
 	ctx, cancel := context.WithTimeout(t.Context(), *workTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir, cmd.WaitDelay, cmd.Env = base, 10*time.Second, quick()
+	cmd.Dir, cmd.WaitDelay, cmd.Env = programs.Base, 10*time.Second, quick()
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s %v: %s", name, args, out)
 }

@@ -1,4 +1,4 @@
-package e2e
+package supervisor
 
 import (
 	"errors"
@@ -11,18 +11,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-type fuseMount struct {
-	connection uint64 // minor number of the mount's device
-	dir        string
+// Mount is a FUSE mount.
+type Mount struct {
+	Connection uint64 // minor number of the mount's device
+	Dir        string
 }
 
-// fuseMounts are the FUSE mounts below dir, from the mount table: it touches no mount.
-func fuseMounts(dir string) ([]fuseMount, error) {
+// Mounts are the FUSE mounts below dir, from the mount table: it touches no mount.
+func Mounts(dir string) ([]Mount, error) {
 	table, err := os.ReadFile("/proc/self/mountinfo") // proc_pid_mountinfo(5)
 	if err != nil {
 		return nil, err
 	}
-	var mounts []fuseMount
+	var mounts []Mount
 	for line := range strings.Lines(string(table)) {
 		left, right, _ := strings.Cut(line, " - ")
 		fields := strings.Fields(left)
@@ -34,16 +35,16 @@ func fuseMounts(dir string) ([]fuseMount, error) {
 		if err != nil {
 			return nil, fmt.Errorf("mountinfo: %q: %w", line, err)
 		}
-		mounts = append(mounts, fuseMount{connection: n, dir: fields[4]})
+		mounts = append(mounts, Mount{Connection: n, Dir: fields[4]})
 	}
 	return mounts, nil
 }
 
 const fusectl = "/sys/fs/fuse/connections"
 
-// abortMounts ends the FUSE connections below dir, so that everything that waits on them goes on with ENOTCONN, and unmounts them.
-func abortMounts(dir string) error {
-	mounts, err := fuseMounts(dir)
+// AbortMounts ends the FUSE connections below dir, so that everything that waits on them goes on with ENOTCONN, and unmounts them.
+func AbortMounts(dir string) error {
+	mounts, err := Mounts(dir)
 	if err != nil || len(mounts) == 0 {
 		return err
 	}
@@ -52,12 +53,12 @@ func abortMounts(dir string) error {
 	}
 	var errs []error
 	for _, m := range mounts {
-		abort := filepath.Join(fusectl, strconv.FormatUint(m.connection, 10), "abort")
+		abort := filepath.Join(fusectl, strconv.FormatUint(m.Connection, 10), "abort")
 		if err := os.WriteFile(abort, []byte("1"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}
-		if err := unix.Unmount(m.dir, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
-			errs = append(errs, fmt.Errorf("umount %s: %w", m.dir, err))
+		if err := unix.Unmount(m.Dir, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+			errs = append(errs, fmt.Errorf("umount %s: %w", m.Dir, err))
 		}
 	}
 	return errors.Join(errs...)
