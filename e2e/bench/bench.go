@@ -121,6 +121,13 @@ func (b *bench) makeSides(ctx context.Context) error {
 		b.sides[1].name = "three"
 		b.sides[0], err = b.bare()
 	}
+	if rival := b.cfg.rival(); rival != "" && err == nil {
+		b.sides[1].name = "three"
+		b.sides[0] = side{name: "rival"}
+		if b.sides[0].dir, err = os.MkdirTemp(rival, "remora-bench-"); err == nil {
+			err = os.Chmod(b.sides[0].dir, 0o755)
+		}
+	}
 	if b.cfg.Floor && err == nil {
 		if b.floor, err = b.startFloor(ctx); err == nil {
 			b.sides = append(b.sides, side{name: "floor", dir: b.floor.dir, sidecars: b.floor.sidecars})
@@ -154,6 +161,9 @@ func (b *bench) close() error {
 	if len(mounts) > 0 || b.cfg.Keep {
 		b.logf("left: %s", b.dir)
 		return err
+	}
+	if b.cfg.rival() != "" && len(b.sides) > 1 {
+		err = errors.Join(err, os.RemoveAll(b.sides[0].dir))
 	}
 	if b.cfg.Target != "" && len(b.sides) > 1 {
 		err = errors.Join(err, os.RemoveAll(b.sides[1].dir))

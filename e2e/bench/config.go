@@ -38,7 +38,7 @@ func parse(args []string) (Config, error) {
 	flags.StringVar(&cfg.Volume, "volume", "e2e/bench/volume.yaml", "manifest with one pod and one volume")
 	flags.StringVar(&cfg.Dir, "dir", "", "folder in which both sides are made (default: a fresh one in /var/tmp)")
 	flags.StringVar(&cfg.Target, "target", "", "measure this existing directory in place of a volume")
-	flags.StringVar(&cfg.Against, "against", "plain", "what the volume is compared with: plain (a directory), unsealed (a volume without sealing), one (one replica, against three), or bare (the least that three copies cost, against three)")
+	flags.StringVar(&cfg.Against, "against", "plain", "what the volume is compared with: plain (a directory), unsealed (a volume without sealing), one (one replica, against three), bare (the least that three copies cost, against three), or dir:PATH (another replicated file system, mounted there, against three)")
 	flags.StringVar(&cfg.Peers, "peers", "disk", "with -against one and bare: where the two other replicas are: disk (all on one), or tmpfs")
 	flags.BoolVar(&cfg.Floor, "floor", false, "also measure a file system in memory: the least that a FUSE daemon costs here")
 	only := flags.String("only", "", "workloads, with commas: "+strings.Join(names(), ","))
@@ -51,6 +51,9 @@ func parse(args []string) (Config, error) {
 		return cfg, err
 	}
 	cfg.Timed = time.Duration(*seconds * float64(time.Second))
+	if cfg.rival() != "" {
+		cfg.Volume = "e2e/bench/replication.yaml"
+	}
 	switch cfg.Against {
 	case "unsealed":
 		cfg.Volume = "e2e/bench/sealing.yaml"
@@ -65,6 +68,15 @@ func parse(args []string) (Config, error) {
 	return cfg, cfg.validate(flags.Args())
 }
 
+// rival is the directory of another file system that three replicas are compared with; empty: none.
+func (cfg Config) rival() string {
+	dir, ok := strings.CutPrefix(cfg.Against, "dir:")
+	if !ok {
+		return ""
+	}
+	return dir
+}
+
 func (cfg Config) validate(rest []string) error {
 	if len(rest) > 0 {
 		return fmt.Errorf("unexpected argument %q: everything is a flag, see -help", rest[0])
@@ -72,8 +84,8 @@ func (cfg Config) validate(rest []string) error {
 	if cfg.Rounds < 1 {
 		return fmt.Errorf("-rounds %d: at least 1", cfg.Rounds)
 	}
-	if !slices.Contains([]string{"plain", "unsealed", "one", "bare"}, cfg.Against) {
-		return fmt.Errorf("-against %q: plain, unsealed, one or bare", cfg.Against)
+	if !slices.Contains([]string{"plain", "unsealed", "one", "bare"}, cfg.Against) && cfg.rival() == "" {
+		return fmt.Errorf("-against %q: plain, unsealed, one, bare or dir:PATH", cfg.Against)
 	}
 	if cfg.Peers != "disk" && (cfg.Peers != "tmpfs" || cfg.Against != "one" && cfg.Against != "bare") {
 		return fmt.Errorf("-peers %q: disk, or tmpfs with -against one or bare", cfg.Peers)
