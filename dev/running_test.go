@@ -22,7 +22,7 @@ import (
 )
 
 // limit bounds everything that must happen; nothing needs a tenth of it.
-const limit = 20 * time.Second
+const limit = 60 * time.Second
 
 const statefulSet = `
 apiVersion: apps/v1

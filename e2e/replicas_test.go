@@ -28,7 +28,7 @@ func threeCopies(t *testing.T) *instance {
 func (i *instance) inSync(pod string) {
 	i.t.Helper()
 	var replicas []string
-	for deadline := time.Now().Add(startLimit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * startLimit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		replicas = nil
 		good := 0
 		for _, r := range i.pod(pod).Volumes[0].Replicas {
