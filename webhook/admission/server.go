@@ -57,7 +57,7 @@ func newServer(cfg Config) (*server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("webhook: %w", err)
 	}
-	return &server{cfg: cfg, spans: spans, cluster: k, after: time.After}, nil
+	return &server{cfg: cfg, spans: spans, cluster: k, after: time.After, listen: net.Listen}, nil
 }
 
 // newCluster is the way to the API server: a cache of classes and volumes, and a client for what is asked for rarely.
@@ -86,6 +86,8 @@ type server struct {
 	serving  atomic.Bool
 	// after is time.After, but for tests.
 	after func(time.Duration) <-chan time.Time
+	// listen is net.Listen, but for tests.
+	listen func(network, address string) (net.Listener, error)
 }
 
 func (s *server) run(ctx context.Context) error {
@@ -137,7 +139,7 @@ func (s *server) serve(ctx context.Context, group *errgroup.Group) error {
 	}
 	l := s.cfg.Listener
 	if l == nil {
-		if l, err = net.Listen("tcp", s.cfg.Listen); err != nil {
+		if l, err = s.listen("tcp", s.cfg.Listen); err != nil {
 			return fmt.Errorf("webhook: %w", err)
 		}
 	}
@@ -241,7 +243,7 @@ func (s *server) plain(ctx context.Context, group *errgroup.Group) error {
 		at(s.cfg.Metrics).Handle("/metrics", s.spans.Handler())
 	}
 	for address, mux := range muxes {
-		l, err := net.Listen("tcp", address)
+		l, err := s.listen("tcp", address)
 		if err != nil {
 			return fmt.Errorf("webhook: %w", err)
 		}

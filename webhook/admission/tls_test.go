@@ -159,13 +159,9 @@ func TestSelfSigned(t *testing.T) {
 // TestHealth: ready when admissions are served, not ready any more when the end was asked for, and serving until then.
 func TestHealth(t *testing.T) {
 	k := realCluster(t)
-	free := func() string {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		defer l.Close()
-		return l.Addr().String()
-	}
-	health := free()
+	plain, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	health := plain.Addr().String()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -181,6 +177,7 @@ func TestHealth(t *testing.T) {
 		}
 		return drained
 	}
+	s.listen = func(string, string) (net.Listener, error) { return plain, nil }
 	go func() { ended <- s.run(ctx) }()
 	get := func(path string) (int, string) {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+health+path, nil)
