@@ -140,11 +140,12 @@ func checkKeys(t *testing.T, report map[string]any, when string) {
 	}
 	keys(report, "pods")
 	for _, p := range list(report["pods"]) {
-		keys(p, "name", "node", "pid", "volumes")
+		keys(p, "name", "node", "pid", "volumes", "hosted")
+		require.IsType(t, []any{}, p["hosted"], when)
 		for _, v := range list(p["volumes"]) {
 			keys(v, "name", "volume", "mount", "state", "epoch", "appliedIndex", "committedIndex", "size", "used", "replicas")
 			for _, r := range list(v["replicas"]) {
-				keys(r, "id", "pod", "node", "role", "state", "matchIndex")
+				keys(r, "id", "pod", "node", "role", "state", "matchIndex", "missing")
 				require.Contains(t, []any{"voter", "learner", "witness"}, r["role"], when)
 				require.Contains(t, []any{"InSync", "Syncing", "Offline", "Damaged"}, r["state"], when)
 			}
