@@ -97,6 +97,7 @@ func (g *peerGroup) Member() memberStatus {
 		m.CaughtUp = of.Leader != 0 && m.Applied >= of.Commit && of.Last >= of.Commit
 	}
 	m.Filled = g.Filled()
+	m.Missing = g.FillStatus().AbsentBytes
 	return m
 }
 

@@ -34,6 +34,7 @@ func (s *sidecar) listen() (stop func(), err error) {
 	mux.HandleFunc("GET /status", s.status)
 	mux.Handle("GET /metrics", s.trace.Handler())
 	if l.Addr().Network() == "unix" { // for this user alone
+		mux.HandleFunc("GET /verify", s.verify)
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	}

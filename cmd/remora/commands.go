@@ -8,6 +8,7 @@ func commands() []*cobra.Command {
 		injectCommand(),
 		devCommand(),
 		statusCommand(),
+		verifyCommand(),
 		webhookCommand(),
 		sidecarCommand(),
 		nodeCommand(),

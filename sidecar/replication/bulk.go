@@ -18,6 +18,7 @@ const (
 	bulkState   = 1 // the replicated keys at one index: term u64, length of members u32, members, then store.Snapshot's stream
 	bulkContent = 2 // a store.Want; the answer is a byte, and the content if it is contentHere
 	bulkDigest  = 3 // the digest at an index u64: see verify.go
+	bulkScrub   = 4 // a scrub, now: see verify.go
 )
 
 const (
@@ -47,6 +48,8 @@ func (g *Group) Bulk(ctx context.Context, request []byte, w io.Writer) error {
 		return g.sendContent(request[1:], w)
 	case bulkDigest:
 		return g.sendDigest(ctx, request[1:], w)
+	case bulkScrub:
+		return g.sendScrub(ctx, w)
 	}
 	return fmt.Errorf("%w: a bulk request of kind %d, which this version does not know", ErrMessage, request[0])
 }

@@ -4,15 +4,18 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/remora-storage/remora/cachefs/record"
 	"github.com/remora-storage/remora/cachefs/store"
+	"github.com/remora-storage/remora/sidecar/replication/diskdir"
 )
 
 // Verify compares the digests of all replicas at one index (I2). Its asker names an index that the group has committed, or soon will; every
@@ -20,6 +23,9 @@ import (
 
 // errPassed: this replica has applied more than the index for which a digest was asked.
 var errPassed = errors.New("the index has passed")
+
+// errAhead: it has not come to the index in time. Perhaps nobody writes.
+var errAhead = errors.New("the index is not reached")
 
 // mark is an index at which somebody wants a snapshot.
 type mark struct {
@@ -128,7 +134,7 @@ func (g *Group) digestAt(ctx context.Context, index record.Index) (store.Digest,
 	defer cancel()
 	s, err := g.snapshotAt(wait, index)
 	if errors.Is(err, context.DeadlineExceeded) {
-		err = fmt.Errorf("%w, or nobody writes any more: %w", errPassed, err)
+		err = errAhead
 	}
 	if err != nil {
 		return store.Digest{}, err
@@ -142,7 +148,42 @@ const (
 	digestHere       = 0
 	digestPassed     = 1
 	digestIncomplete = 2
+	digestAhead      = 3
 )
+
+// scrubbed is the answer to bulkScrub.
+type scrubbed struct {
+	Scrubbed
+	Err string `json:"error,omitempty"`
+}
+
+func (g *Group) sendScrub(ctx context.Context, w io.Writer) error {
+	return json.NewEncoder(w).Encode(g.scrubNow(ctx))
+}
+
+func (g *Group) scrubNow(ctx context.Context) (s scrubbed) {
+	var err error
+	if s.Scrubbed, err = g.Scrub(ctx, g.peers.rate()); err != nil {
+		s.Err = err.Error()
+	}
+	return s
+}
+
+func (g *Group) scrubOf(ctx context.Context, peer uint64) (s scrubbed) {
+	r, err := g.peers.cfg.Fetch(ctx, peer, []byte{bulkScrub})
+	if err == nil {
+		var b []byte
+		b, err = io.ReadAll(io.LimitReader(r, 1<<20))
+		err = errors.Join(err, r.Close())
+		if err == nil {
+			err = json.Unmarshal(b, &s)
+		}
+	}
+	if err != nil {
+		s.Err = err.Error()
+	}
+	return s
+}
 
 func (g *Group) sendDigest(ctx context.Context, request []byte, w io.Writer) error {
 	if len(request) != 8 {
@@ -152,6 +193,8 @@ func (g *Group) sendDigest(ctx context.Context, request []byte, w io.Writer) err
 	switch {
 	case errors.Is(err, errPassed):
 		_, err = w.Write([]byte{digestPassed})
+	case errors.Is(err, errAhead):
+		_, err = w.Write([]byte{digestAhead})
 	case errors.Is(err, store.ErrIncomplete):
 		_, err = w.Write([]byte{digestIncomplete})
 	case err == nil:
@@ -172,6 +215,8 @@ func (g *Group) digestOf(ctx context.Context, peer uint64, index record.Index) (
 		return nil, err
 	case len(b) == 1 && b[0] == digestPassed:
 		return nil, errPassed
+	case len(b) == 1 && b[0] == digestAhead:
+		return nil, errAhead
 	case len(b) == 1 && b[0] == digestIncomplete:
 		return nil, store.ErrIncomplete
 	case len(b) != 33 || b[0] != digestHere:
@@ -192,35 +237,71 @@ type ReplicaDigest struct {
 	Replica string `json:"replica"`
 	Digest  string `json:"digest,omitempty"`
 	Err     string `json:"error,omitempty"`
+	// Scrubbed is what a scrub of it did, if one was asked for; its error, too, is in Err.
+	Scrubbed *Scrubbed `json:"scrubbed,omitempty"`
 
-	passed bool
+	err error
 }
 
 const (
-	verifyTries = 8
-	verifyWait  = 5 * time.Second // for an index to be applied everywhere
+	verifyTries = 12
+	verifyWait  = 2 * time.Second // for an index to be applied everywhere
 )
 
-// Verify compares the digests of all members at one index.
-func (g *Group) Verify(ctx context.Context) (Verdict, error) {
+// Verify compares the digests of all members at one index. A digest names content by its seals; with scrub, every replica also reads all of
+// its content and heals what does not fit them.
+func (g *Group) Verify(ctx context.Context, scrub bool) (Verdict, error) {
 	if g.peers == nil {
 		return Verdict{}, errors.New("the volume has one replica: there is nothing to compare it with; remora check reads it")
 	}
 	var v Verdict
-	for try := range verifyTries {
+	step := record.Index(0)
+	for range verifyTries {
 		g.mu.Lock()
-		index := g.core.committed
+		index := g.core.committed + step
 		g.mu.Unlock()
-		if try > 0 {
-			// Somebody writes: what all have before them is a little further on.
-			index += record.Index(8) << try
-		}
 		v = g.verifyAt(ctx, index)
-		if ctx.Err() != nil || !slices.ContainsFunc(v.Replicas, func(r ReplicaDigest) bool { return r.passed }) {
-			break
+		failed := func(why error) bool {
+			return slices.ContainsFunc(v.Replicas, func(r ReplicaDigest) bool { return errors.Is(r.err, why) })
 		}
+		switch {
+		case ctx.Err() != nil:
+			return v, ctx.Err()
+		case failed(errAhead): // nobody writes: all come to where one of them is
+			step = 0
+			continue
+		case failed(errPassed): // somebody writes: what all have before them is a little further on
+			step = max(16, 2*step)
+			continue
+		}
+		break
+	}
+	if scrub {
+		g.scrubAll(ctx, &v)
 	}
 	return v, ctx.Err()
+}
+
+// scrubAll adds scrubs of all members, at once.
+func (g *Group) scrubAll(ctx context.Context, v *Verdict) {
+	self := g.key().replica.String()
+	var wg sync.WaitGroup
+	for i := range v.Replicas {
+		r := &v.Replicas[i]
+		wg.Go(func() {
+			var s scrubbed
+			if id, err := diskdir.ParseID(r.Replica); r.Replica == self {
+				s = g.scrubNow(ctx)
+			} else if err == nil {
+				s = g.scrubOf(ctx, uint64(id))
+			}
+			r.Scrubbed, r.Err = &s.Scrubbed, strings.Join(slices.DeleteFunc([]string{r.Err, s.Err}, func(e string) bool { return e == "" }), "; ")
+		})
+	}
+	wg.Wait()
+	for _, r := range v.Replicas {
+		v.Same = v.Same && r.Err == ""
+	}
 }
 
 // verifyAt asks all members at once.
@@ -242,9 +323,9 @@ func (g *Group) verifyAt(ctx context.Context, index record.Index) Verdict {
 			} else {
 				sum, err = g.digestOf(ctx, id, index)
 			}
-			r := ReplicaDigest{Replica: fmt.Sprintf("%016x", id)}
+			r := ReplicaDigest{Replica: diskdir.ID(id).String()}
 			if err != nil {
-				r.Err, r.passed = err.Error(), errors.Is(err, errPassed)
+				r.Err, r.err = err.Error(), err
 			} else {
 				r.Digest = hex.EncodeToString(sum)
 			}

@@ -129,13 +129,18 @@ func (c *content) checkBlobs() {
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(c.owners)) {
-		if c.blobs[id] == nil {
+		if c.blobs[id] == nil && c.partial {
+			c.absent++
+		} else if c.blobs[id] == nil {
 			o := c.owners[id]
 			c.find(c.path, "residency", blobName(id), "is not here, and %s chunk %d needs it", inoName(o.ino), o.index)
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(c.blobs)) {
 		c.checkBlob(id, c.blobs[id], c.owners[id])
+	}
+	if c.absent > 0 {
+		c.note(c.path, "residency", "", "content of %s is not here yet, or not all of it: the replica was being filled by its peers", count(c.absent, "chunk"))
 	}
 }
 
@@ -146,6 +151,10 @@ func (c *content) checkBlob(id record.BlobID, b *blob, o *chunk) {
 		c.find(c.path, "residency", where, "no chunk has this blob: its slot would never come back")
 	case o.last != b.last:
 		c.find(c.path, "residency", where, "the content here is of change %d/%d, and the newest is %d/%d", b.last.Epoch, b.last.Seq, o.last.Epoch, o.last.Seq)
+	case c.partial && isPart(&b.here, &o.blocks):
+		if b.here != o.blocks {
+			c.absent++
+		}
 	case o.blocks != b.here:
 		c.find(c.path, "residency", where, "here are %d blocks, and the chunk has %d, or others", blockCount(&b.here), blockCount(&o.blocks))
 	}
@@ -154,4 +163,14 @@ func (c *content) checkBlob(id record.BlobID, b *blob, o *chunk) {
 			c.find(c.path, "seals", fmt.Sprintf("%s block %d", blobName(id), i), "is missing: reading the block is EIO")
 		}
 	}
+}
+
+// isPart tells whether all of a is in b.
+func isPart(a, b *meta.Bitmap) bool {
+	for i := range a {
+		if a[i]&^b[i] != 0 {
+			return false
+		}
+	}
+	return true
 }

@@ -52,7 +52,31 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 			return *c.out, err
 		}
 	}
+	c.compare()
 	return *c.out, nil
+}
+
+// compare looks for replicas of a volume that differ although they are at the same index.
+func (c *checker) compare() {
+	first := map[string]*Replica{}
+	for i := range c.out.Replicas {
+		r := &c.out.Replicas[i]
+		if r.Digest == "" {
+			continue
+		}
+		key := fmt.Sprintf("%v %d", r.Group, r.Index)
+		other := first[key]
+		if other == nil {
+			first[key] = r
+			continue
+		}
+		s := c.scope(r.Path)
+		if r.Digest != other.Digest {
+			s.find(r.Path, "digest", fmt.Sprintf("index %d", r.Index), "differs from that of %s: of the two copies of volume %s one is wrong", other.Path, r.Volume)
+		} else {
+			s.note(r.Path, "digest", fmt.Sprintf("index %d", r.Index), "is that of %s", other.Path)
+		}
+	}
 }
 
 // quietLogger drops what the product's code logs: it says the same by its errors.

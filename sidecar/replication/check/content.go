@@ -24,6 +24,8 @@ type content struct {
 	counters *meta.Counters
 	applied  *store.Checkpoint
 	keys     int
+	partial  bool // content may be absent: it comes from peers
+	absent   int  // chunks with absent blocks
 
 	dir      meta.Ino               // whose names are being scanned
 	names    map[uint64]meta.Dirent // of dir, by cookie
@@ -116,6 +118,8 @@ func (c *content) local(key, value []byte) error {
 	switch {
 	case err != nil:
 		c.find(c.path, "metadata", fmt.Sprintf("key %x", key), "%v", err)
+	case l.Incomplete:
+		c.partial = true
 	case l.Applied != nil:
 		c.applied = l.Applied
 	case l.Residency != nil:

@@ -3,6 +3,7 @@ package check
 import (
 	"context"
 	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -86,7 +87,25 @@ func (r *replicaCheck) run(ctx context.Context, id diskdir.ID) (err error) {
 			return err
 		}
 	}
-	return r.content(ctx)
+	if err := r.content(ctx); err != nil || !r.replayed || !r.several() {
+		return err
+	}
+	return r.digest(ctx)
+}
+
+// digest is what is compared with that of other replicas of the volume.
+func (r *replicaCheck) digest(ctx context.Context) error {
+	d, err := r.store.Digest(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, store.ErrIncomplete):
+	case err != nil:
+		r.find(r.path, "digest", "", "%v", err)
+	default:
+		r.result.Digest = hex.EncodeToString(d.Sum[:])
+	}
+	return nil
 }
 
 // superblock checks the replica's own, and that it belongs here; false if there is nothing more to check.

@@ -32,11 +32,12 @@ type Replica struct {
 	Volume     string       `json:"volume"`
 	VolumeUID  string       `json:"volumeUID"`
 	Checkpoint record.Index `json:"checkpoint"`
-	Index      record.Index `json:"index"`   // up to which the log was applied
-	Inodes     int          `json:"inodes"`  // found
-	Blobs      int          `json:"blobs"`   // found
-	Blocks     int          `json:"blocks"`  // of 4 KiB, compared with their seals
-	Unbound    int          `json:"unbound"` // records that were answered and have no index yet
+	Index      record.Index `json:"index"`            // up to which the log was applied
+	Inodes     int          `json:"inodes"`           // found
+	Blobs      int          `json:"blobs"`            // found
+	Blocks     int          `json:"blocks"`           // of 4 KiB, compared with their seals
+	Unbound    int          `json:"unbound"`          // records that were answered and have no index yet
+	Digest     string       `json:"digest,omitempty"` // of its logical content at Index; empty: it is not one of several, or not all content is here
 }
 
 // Report is what a check found.
