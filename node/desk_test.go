@@ -118,6 +118,13 @@ func TestOffersOfAStranger(t *testing.T) {
 	require.Contains(t, r.send(p, offer, -1), "comes with a descriptor")
 	require.Contains(t, r.send(p, strings.Replace(offer, `"session":"1"`, `"session":"x"`, 1), int(null.Fd())), "is not a number")
 	require.Contains(t, r.send(p, strings.Replace(offer, "data", "logs", 1), int(null.Fd())), "unknown volume")
+	stays, err := holder.Dial(t.Context(), r.socket(p)) // refused, and still there: it must not be in the way
+	require.NoError(t, err)
+	defer stays.Close()
+	_, _, err = stays.WriteMsgUnix([]byte(offer), unix.UnixRights(int(null.Fd())), nil)
+	require.NoError(t, err)
+	_, err = stays.Read(make([]byte, 1))
+	require.NoError(t, err)
 	require.NoError(t, s.Process.Signal(unix.SIGCONT))
 	r.serves(p, 1)
 	writer.progress()

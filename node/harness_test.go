@@ -34,7 +34,7 @@ import (
 )
 
 // patience bounds every wait: generous, for the machine may be busy.
-const patience = 60 * time.Second
+const patience = 120 * time.Second
 
 // rig is one node: a kubelet's directory, a disk, an API server and the plugin.
 type rig struct {

@@ -231,7 +231,9 @@ func (s *Server) offer(ctx context.Context, c *conn, r request) error {
 	}
 	m, err := s.claim(ctx, c, r.Volume)
 	if err == nil {
-		err = m.takeBack(fd, r)
+		if err = m.takeBack(fd, r); err != nil {
+			s.unclaim(c) // its place is the real one's
+		}
 	}
 	if err != nil {
 		unix.Close(fd)
@@ -274,6 +276,7 @@ func (s *Server) claim(ctx context.Context, c *conn, volume string) (*Mount, err
 		}
 		select {
 		case <-owner.gone:
+		case <-time.After(claimPause): // it may have been refused, and stayed
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-grace.C:
@@ -281,6 +284,17 @@ func (s *Server) claim(ctx context.Context, c *conn, volume string) (*Mount, err
 				volume, owner.pid)
 		}
 	}
+}
+
+// claimPause is between two looks at an owner that is in the way.
+const claimPause = 20 * time.Millisecond
+
+// unclaim takes the volume from a connection that had nothing to offer.
+func (s *Server) unclaim(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.served.owner = nil
+	c.volume, c.served = "", nil
 }
 
 func (s *Server) tryClaim(c *conn, volume string) (*Mount, *conn, error) {
