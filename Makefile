@@ -26,6 +26,8 @@ MINUTES ?= 30
 # Power cuts of `make powercut` on ext4.
 IMAGES ?= 1000
 SEED ?=
+# The first seed of `make sim`.
+FROM ?= 1
 # What `make realwork` does.
 WORK ?= TestTrees|TestGitOfATree|TestRsync|TestLinuxBuild|TestPostgresRegression|TestLSM
 # The vulnerability database of `make check`, for machines that do not reach the public one: VULNDB=file:///srv/vulndb
@@ -43,7 +45,7 @@ ifneq ($(shell git status --porcelain >/dev/null 2>&1 && echo yes),yes)
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 endif
 
-.PHONY: help build dev image cluster cluster-down e2e test check bench extremes posix storm fsx replication crash planted powercut realwork admission fuzz clean
+.PHONY: help build dev image cluster cluster-down e2e test check bench extremes posix storm fsx replication crash planted sim powercut realwork admission fuzz clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|' 2>/dev/null || \
@@ -99,6 +101,9 @@ crash: ## crash random histories at POINTS points of a simulated disk (SEED= rep
 
 planted: ## plant bugs in the code, one at a time; the crash points must find each
 	go test -tags planted ./sidecar/replication -run '^TestPlanted' -v -count=1 -timeout 2h
+
+sim: ## simulate SEEDS groups of replicas with all faults, from the seed FROM on (SEED= repeats one, and tells its story)
+	go test ./sidecar/replication -run '^TestSimulation$$' -v -count=1 -timeout 24h -args -sim $(SEEDS) -sim-from $(FROM) $(if $(SEED),-sim-seed $(SEED))
 
 posix: ## what POSIX promises of names, modes, owners, times and errors: on ext4, XFS, a volume, and a volume whose sidecar is killed
 	@scripts/need test

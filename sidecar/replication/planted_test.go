@@ -59,7 +59,7 @@ func TestPlantedBugs(t *testing.T) {
 			{fs + "fresh.go", "\treturn known && first >= top\n", "\treturn known || first >= top\n"}}},
 	} {
 		t.Run(bug.name, func(t *testing.T) {
-			out := runPlanted(t, bug.test, bug.edits)
+			out := runPlanted(t, bug.test, bug.edits, "-points", "20000")
 			require.Contains(t, out, "violations: ", "it does not build or does not end")
 			if strings.Contains(out, "violations: 0") {
 				t.Errorf("not found: %s", regexp.MustCompile(`seeds .*`).FindString(out))
@@ -72,8 +72,8 @@ func TestPlantedBugs(t *testing.T) {
 	}
 }
 
-// runPlanted runs a test of crash points with the edits made.
-func runPlanted(t *testing.T, test string, edits []edit) string {
+// runPlanted runs a test with the edits made.
+func runPlanted(t *testing.T, test string, edits []edit, args ...string) string {
 	root, err := filepath.Abs("../..")
 	require.NoError(t, err)
 	dir, files := t.TempDir(), map[string]string{}
@@ -93,7 +93,8 @@ func runPlanted(t *testing.T, test string, edits []edit) string {
 	require.NoError(t, err)
 	overlay := filepath.Join(dir, "overlay.json")
 	require.NoError(t, os.WriteFile(overlay, b, 0o600))
-	cmd := exec.CommandContext(t.Context(), "go", "test", "-overlay", overlay, "-vet=off", "-count=1", "-v", "-run", "^"+test+"$", ".", "-points", "20000")
+	cmd := exec.CommandContext(t.Context(), "go", "test", "-overlay", overlay, "-vet=off", "-count=1", "-v", "-run", "^"+test+"$", ".", "-args")
+	cmd.Args = append(cmd.Args, args...)
 	out, err := cmd.CombinedOutput()
 	t.Logf("go test: %v", err)
 	return string(out)

@@ -1,0 +1,59 @@
+//go:build planted
+
+package replication_test
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestPlantedInGroups plants bugs in the code of groups, one at a time, and the simulation must find each within 1,000 seeds.
+func TestPlantedInGroups(t *testing.T) {
+	const core, consensus, dir, record = "sidecar/replication/", "sidecar/replication/consensus/", "sidecar/replication/diskdir/", "cachefs/record/"
+	for _, bug := range []struct {
+		name  string
+		edits []edit
+	}{
+		{"fsync is acknowledged before a majority has the record", []edit{
+			{core + "group.go", "\tfor g.stopped() == nil && !g.closing && g.core.acceptance.Last < seq {\n", "\tfor false {\n"}}},
+		{"records are applied before they are committed", []edit{
+			{consensus + "core.go", "\tout.Writes = append(out.Writes, w)\n",
+				"\tout.Writes = append(out.Writes, w)\n\tc.commit(&pb.Message{Entries: w.Entries}, out)\n"},
+			{consensus + "core.go", "\t\tdone := Committed{Index: e.GetIndex(), Term: e.GetTerm()}\n",
+				"\t\tif e.GetIndex() <= c.delivered {\n\t\t\tcontinue\n\t\t}\n\t\tdone := Committed{Index: e.GetIndex(), Term: e.GetTerm()}\n"}}},
+		{"the journal is not synced", []edit{
+			{core + "disk.go", "\tlsn, err := d.sync()\n", "\tlsn, err := d.journal.End(), error(nil)\n"}}},
+		{"a follower answers before its journal is synced", []edit{
+			{core + "peers.go", "\t\tcase end == before && len(p.pending) == 0:", "\t\tcase true:"}}},
+		{"the epoch of a record is ignored", []edit{
+			{record + "acceptance.go", "\t\tif n.Epoch != a.Epoch || n.Incarnation != a.Incarnation || n.Seq != a.Last+1 {\n", "\t\tif n.Seq != a.Last+1 {\n"}}},
+		{"an older owner opens its epoch after a newer one", []edit{
+			{record + "acceptance.go", "\t\tif n.Epoch <= a.Epoch || n.Seq != 0 {\n", "\t\tif n.Epoch == a.Epoch || n.Seq != 0 {\n"}}},
+		{"the end of the log that a new leader has replaced comes back at a restart", []edit{
+			{core + "recovery.go", "\th.void(record.Index(b.Index))\n", ""}}},
+		{"a vote is forgotten at a restart", []edit{
+			{core + "rejoin.go", "Vote: h.hard.Vote,", "Vote: 0,"}}},
+		{"the hard state is not written", []edit{
+			{core + "peers.go", "\tif w.Hard == nil {\n", "\tif true {\n"}}},
+		{"a checkpoint gives back journal that the log needs", []edit{
+			{core + "apply.go", "\t\tkept = g.peers.needs(kept)\n", ""}}},
+		{"a replica without members takes itself for a group of one", []edit{
+			{dir + "diskdir.go", "`json:\"members,omitzero\"`", "`json:\"members,omitempty\"`"}}},
+		{"what a copy of the state has replaced stays in the log", []edit{
+			{core + "catchup.go", "\tif err == nil && have == term {\n", "\tif true {\n"}}},
+	} {
+		t.Run(bug.name, func(t *testing.T) {
+			out := runPlanted(t, "TestSimulation", bug.edits, "-sim", "1000", "-sim-stop")
+			if !strings.Contains(out, "VIOLATION") {
+				t.Errorf("not found: %s", regexp.MustCompile(`seeds .*`).FindString(out))
+				return
+			}
+			first := regexp.MustCompile(`seed (\d+): VIOLATION [^\n]*`).FindString(out)
+			require.NotEmpty(t, first, out)
+			t.Logf("found: %s", first)
+		})
+	}
+}
