@@ -16,7 +16,7 @@ import (
 )
 
 // openNetwork listens for the tenant's other sidecars, at any port of this machine: `remora dev` has all nodes on one.
-func openNetwork(h *host) (network, error) {
+func openNetwork(h *host) (*transport.Transport, error) {
 	files, err := identity.Open(identity.FilesConfig{Dir: strings.TrimPrefix(h.cfg.Identity, "file:"), Logger: h.cfg.Logger})
 	if err != nil {
 		return nil, err

@@ -141,8 +141,20 @@ func (s *sidecar) makeHost() error {
 		return fmt.Errorf("--identity with --authority %q: it does not show the tenant's volumes; allowed: file:DIR", s.cfg.Authority)
 	}
 	s.host = newHost(&s.cfg, auth, s.disks, openGroup)
-	s.host.listen = openNetwork
+	s.host.listen = s.openNetwork
 	return nil
+}
+
+// openNetwork opens what carries frames, and shows its metrics.
+func (s *sidecar) openNetwork(h *host) (network, error) {
+	net, err := openNetwork(h)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.trace.Registry().Register(net); err != nil {
+		return nil, errors.Join(err, net.Close())
+	}
+	return net, nil
 }
 
 func (s *sidecar) closeTrace() error {

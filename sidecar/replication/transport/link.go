@@ -132,6 +132,10 @@ func (l *link) connect(ctx context.Context) (*outgoing, error) {
 
 // dial connects to a peer, with the handshake.
 func (t *Transport) dial(ctx context.Context, addr, protocol string) (*conn, error) {
+	if _, _, err := t.cfg.TLS(); err != nil { // the peer is not to be bothered
+		t.count.dial("own_certificate")
+		return nil, err
+	}
 	dialer := net.Dialer{Timeout: t.cfg.DialTimeout}
 	nc, err := dialer.DialContext(ctx, "tcp", addr)
 	if err != nil {
