@@ -164,6 +164,8 @@ func TestStrangers(t *testing.T) {
 	_, _ = rand.Read(noise)
 	noise[0] = 'x' // neither TLS nor a frame
 	member := []string{"remora://default/pod/db-0", "remora://default/volume/data-db-0"}
+	other := []string{"remora://default/pod/web-0", "remora://default/volume/data-web-0"}
+	huge := frame(1, s.group, s.from, s.to, 32<<20, nil)
 	for _, c := range []struct {
 		name   string
 		config *tls.Config
@@ -177,8 +179,8 @@ func TestStrangers(t *testing.T) {
 		{"another authority", with(true, time.Hour, member...), good, "refused_total"},
 		{"expired", with(false, -time.Minute, member...), good, "refused_total"},
 		{"another tenant", with(false, time.Hour, "remora://bank/pod/db-0", "remora://bank/volume/data-db-0"), good, "refused_total"},
-		{"another volume's member", with(false, time.Hour, "remora://default/pod/web-0", "remora://default/volume/data-web-0"), good, "refused_total"},
-		{"the volume's, and not who serves the member", with(false, time.Hour, member...), frame(1, s.group, s.from, s.to, 32<<20, nil), "refused_total"},
+		{"another volume's member", with(false, time.Hour, other...), good, "refused_total"},
+		{"the volume's, and not who serves the member", with(false, time.Hour, member...), huge, "refused_total"},
 		{"a frame too long", with(false, time.Hour, member...), frame(1, s.group, s.from, s.to, 32<<20+1, nil), "garbage_total"},
 		{"a truncated frame", with(false, time.Hour, member...), good[:20], "garbage_total"},
 		{"noise from a member", with(false, time.Hour, member...), noise, "garbage_total"},

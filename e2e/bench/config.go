@@ -16,7 +16,7 @@ type Config struct {
 	Remora  string        // the binary; it is started as `remora dev`
 	Volume  string        // manifest with one pod and one volume
 	Dir     string        // where both sides live: one disk; empty: a fresh folder of /var/tmp
-	Against string        // the other side: plain, unsealed (a volume of a class without sealing), one (a volume of one replica, beside one of three), or bare (three processes without a file system, beside it)
+	Against string        // what it is compared with: see againsts
 	Peers   string        // with -against one and bare: where the other replicas are: disk, or tmpfs (as if each had a disk of its own)
 	Target  string        // measure this directory in place of a volume; empty: start `remora dev`
 	Floor   bool          // measure package floor, too
@@ -31,6 +31,10 @@ type Config struct {
 	Args    []string      // as given, for the report
 }
 
+// againsts explains Config.Against.
+const againsts = "plain (a directory), unsealed (a volume without sealing), one (a volume of one replica, against one of three), " +
+	"or bare (three processes without a file system: the least that three copies cost, against three)"
+
 func parse(args []string) (Config, error) {
 	cfg := Config{Out: os.Stdout, Log: os.Stderr, Args: args}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
@@ -38,7 +42,7 @@ func parse(args []string) (Config, error) {
 	flags.StringVar(&cfg.Volume, "volume", "e2e/bench/volume.yaml", "manifest with one pod and one volume")
 	flags.StringVar(&cfg.Dir, "dir", "", "folder in which both sides are made (default: a fresh one in /var/tmp)")
 	flags.StringVar(&cfg.Target, "target", "", "measure this existing directory in place of a volume")
-	flags.StringVar(&cfg.Against, "against", "plain", "what the volume is compared with: plain (a directory), unsealed (a volume without sealing), one (one replica, against three), bare (the least that three copies cost, against three), or dir:PATH (another replicated file system, mounted there, against three)")
+	flags.StringVar(&cfg.Against, "against", "plain", "what the volume is compared with: "+againsts)
 	flags.StringVar(&cfg.Peers, "peers", "disk", "with -against one and bare: where the two other replicas are: disk (all on one), or tmpfs")
 	flags.BoolVar(&cfg.Floor, "floor", false, "also measure a file system in memory: the least that a FUSE daemon costs here")
 	only := flags.String("only", "", "workloads, with commas: "+strings.Join(names(), ","))

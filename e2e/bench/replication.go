@@ -97,7 +97,8 @@ func runQuorum(args quorum.Args) (sample, error) {
 	n := float64(got.Records)
 	return sample{
 		operationsDone: n, "per_s": got.PerSecond, "p50_us": micros(got.P50), "p99_us": micros(got.P99),
-		"cpu_us": micros(got.OwnerCPU+got.ReplicaCPU) / n, "owner_cpu_us": micros(got.OwnerCPU) / n, "replica_cpu_us": micros(got.ReplicaCPU) / 2 / n,
+		"cpu_us": micros(got.OwnerCPU+got.ReplicaCPU) / n, "owner_cpu_us": micros(got.OwnerCPU) / n,
+		"replica_cpu_us": micros(got.ReplicaCPU) / 2 / n,
 	}, nil
 }
 

@@ -76,7 +76,8 @@ func TestSecond(t *testing.T) {
 }
 
 func TestAReplicaThatDoesNotStart(t *testing.T) {
-	args := Args{Dir: t.TempDir(), Peers: [2]string{t.TempDir(), filepath.Join(t.TempDir(), "none")}, LogBytes: logBytes, Depth: 1, Size: 1, For: time.Second}
+	none := filepath.Join(t.TempDir(), "none")
+	args := Args{Dir: t.TempDir(), Peers: [2]string{t.TempDir(), none}, LogBytes: logBytes, Depth: 1, Size: 1, For: time.Second}
 	_, err := Run(t.Context(), args, self(t))
 	require.ErrorContains(t, err, "replica")
 }

@@ -57,7 +57,7 @@ type bulkConn struct {
 
 // Bulk asks the process at addr, and answers when the answer begins. What it returns must be read by one goroutine, to its end or
 // closed; it ends with io.EOF only after everything came and was right, and otherwise with an error: a *RemoteError if the peer's
-// handler said no. ctx ends it, until the end is read. A request may be carried out twice, when a connection breaks before the answer begins.
+// handler said no. ctx ends it, until the end is read. A request may be carried out twice, when a connection breaks before the answer.
 // At most Config.BulkPerPeer answers of a peer are open at a time; more wait here.
 func (t *Transport) Bulk(ctx context.Context, addr string, r Request) (io.ReadCloser, error) {
 	if len(r.Body) > t.cfg.MaxFrame || r.Kind == 0 || r.Kind >= firstOwnKind {

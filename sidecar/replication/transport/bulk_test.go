@@ -48,8 +48,9 @@ func TestBulkBroken(t *testing.T) {
 		frames [][]byte
 		want   string // in the error; empty: it is good
 	}{
-		"good":               {[][]byte{part, frame(kindEnd, trailer(4, "part"))}, ""},
-		"good, in parts":     {[][]byte{frame(kindData, "pa"), frame(kindData, ""), frame(kindData, "rt"), frame(kindEnd, trailer(4, "part"))}, ""},
+		"good": {[][]byte{part, frame(kindEnd, trailer(4, "part"))}, ""},
+		"good, in parts": {[][]byte{frame(kindData, "pa"), frame(kindData, ""), frame(kindData, "rt"),
+			frame(kindEnd, trailer(4, "part"))}, ""},
 		"closed before":      {nil, "inside a frame"},
 		"closed within":      {[][]byte{part}, "inside a frame"},
 		"closed in a frame":  {[][]byte{part, part[:20]}, "inside a frame"},
