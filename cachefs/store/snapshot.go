@@ -30,7 +30,7 @@ func (s *Store) Snapshot() (*Snapshot, error) {
 	if err := s.failure(); err != nil {
 		return nil, err
 	}
-	if s.arena.replaying() {
+	if s.position.Index < s.opened {
 		return nil, errors.New("snapshot: the log is being replayed")
 	}
 	return &Snapshot{s.db.NewSnapshot(), s.position}, nil

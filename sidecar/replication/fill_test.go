@@ -2,6 +2,7 @@ package replication_test
 
 import (
 	"context"
+	"encoding/hex"
 	"io"
 	"path/filepath"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"github.com/remora-storage/remora/cachefs/meta"
 	"github.com/remora-storage/remora/cachefs/record"
 	"github.com/remora-storage/remora/disk"
+	"github.com/remora-storage/remora/sidecar/replication/check"
 	"github.com/remora-storage/remora/sidecar/replication/diskdir"
 )
 
@@ -145,4 +147,37 @@ func TestScrubTrio(t *testing.T) {
 	require.Error(t, err)
 	require.EqualValues(t, 1, s.Bad)
 	require.Zero(t, s.Healed)
+}
+
+// TestCheckTrio: remora check finds nothing wrong with the replicas of a group that has stopped, and the same digest for all that are at the
+// same index.
+func TestCheckTrio(t *testing.T) {
+	c := newTrio(t, 1, 2, 3)
+	n := c.nodes[1]
+	n.own(true)
+	n.file("large", 3<<20)
+	n.file("small", 100)
+	c.agree()
+	for _, x := range []uint64{3, 2, 1} {
+		c.nodes[x].stop()
+	}
+	digests := map[record.Index]string{}
+	for id := uint64(1); id <= 3; id++ {
+		on := c.nodes[id].fs
+		require.NoError(t, on.MkdirAll("keys", 0o700))
+		f, err := on.Create("keys/v.key", disk.Category)
+		require.NoError(t, err)
+		_, err = f.Write([]byte(hex.EncodeToString(c.key)))
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+		r, err := check.Run(t.Context(), check.Config{FS: on, Dir: "disk-0", KeyDir: "keys"})
+		require.NoError(t, err)
+		require.Empty(t, r.Findings)
+		require.Len(t, r.Replicas, 1)
+		require.Len(t, r.Replicas[0].Digest, 64)
+		if other := digests[r.Replicas[0].Index]; other != "" {
+			require.Equal(t, other, r.Replicas[0].Digest)
+		}
+		digests[r.Replicas[0].Index] = r.Replicas[0].Digest
+	}
 }
