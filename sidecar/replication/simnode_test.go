@@ -362,6 +362,12 @@ func (s *sim) lookAt(l *simLife) {
 		s.oracle.led(term, l.n.id)
 		s.mu.Unlock()
 	}
+	if errors.Is(failed, errOpen) {
+		s.worked("owners that fell behind", 1)
+		s.crashNow(l, faultfs.Killed)
+		s.restart(l.n)
+		return
+	}
 	if failed != nil {
 		if !l.hasFailed() {
 			s.violate("node %d stopped: %v", l.n.id, failed)

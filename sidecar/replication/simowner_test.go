@@ -87,7 +87,12 @@ func (o *simOwner) open() error {
 	if err := g.BeginEpoch(ctx, r); err != nil {
 		return err
 	}
-	return g.Store().Scan([]byte{0}, []byte{meta.LocalPrefix}, func(k, v []byte) (err error) {
+	g.OnApplied(func([]*record.Record) {}) // from here on a file system is open
+	st := g.Store()
+	if st == nil {
+		return errNotHere
+	}
+	return st.Scan([]byte{0}, []byte{meta.LocalPrefix}, func(k, v []byte) (err error) {
 		switch {
 		case bytes.Equal(k, meta.CountersKey()):
 			o.counters, err = meta.DecodeCounters(v)

@@ -160,6 +160,9 @@ func (g *Group) parts(n record.Name) ([][]byte, int, error) {
 // placedContent reads from the arena what a record's frame has not.
 func (g *Group) placedContent(it *item, op int) ([]byte, error) {
 	for _, p := range it.placed {
+		if p.Op == op && g.store == nil {
+			return nil, errNotHere
+		}
 		if p.Op == op {
 			return g.store.Placed(p.Slot, &it.rec.Ops[op])
 		}
