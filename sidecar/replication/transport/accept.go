@@ -113,7 +113,7 @@ func (t *Transport) receive(c *conn) error {
 	c.sock.dead = t.cfg.DeadAfter
 	r := &frameReader{r: bufio.NewReaderSize(c, 32<<10), maxBody: t.cfg.MaxFrame}
 	pong := appendFrame(nil, Header{Kind: kindPong})
-	unanswered := 0
+	unanswered, refused := 0, 0
 	for {
 		h, err := r.next()
 		if err != nil {
@@ -127,8 +127,18 @@ func (t *Transport) receive(c *conn) error {
 				return err
 			}
 			unanswered = pongEvery
-		} else if err := t.take(c, r, h); err != nil {
-			return err
+		} else if err := t.cfg.Handler.Authorize(c.peer, h.Group, h.From, h.To); err != nil {
+			if refused++; refused > maxRefused {
+				return &refusal{"not_a_member", err}
+			}
+			if err := t.skip(c, r, err); err != nil {
+				return err
+			}
+		} else {
+			refused = 0
+			if err := t.take(c, r, h); err != nil {
+				return err
+			}
 		}
 		if unanswered += headerBytes + r.left; unanswered >= pongEvery {
 			unanswered = 0
@@ -139,11 +149,21 @@ func (t *Transport) receive(c *conn) error {
 	}
 }
 
-// take reads one frame's body, if it is the peer's business, and hands it on.
+// maxRefused frames in a row end a connection. One does not: the connection carries frames of all groups between two processes, and
+// while the members of one change, the others must not suffer.
+const maxRefused = 100
+
+// skip throws a body away, unread, that the peer had no business to send.
+func (t *Transport) skip(c *conn, r *frameReader, why error) error {
+	t.count.refused.add("not_a_member")
+	t.lines.warn("refused:not_a_member", "frame refused", "reason", "not_a_member", "pod", c.peer.String(),
+		"from", c.RemoteAddr().String(), "err", why)
+	_, err := io.CopyN(io.Discard, r.r, int64(r.left))
+	return truncated(err)
+}
+
+// take reads one frame's body and hands it on.
 func (t *Transport) take(c *conn, r *frameReader, h Header) error {
-	if err := t.cfg.Handler.Authorize(c.peer, h.Group, h.From, h.To); err != nil {
-		return &refusal{"not_a_member", err}
-	}
 	body, err := r.body(nil)
 	if err != nil {
 		return err

@@ -40,7 +40,8 @@ type Request struct {
 type Handler interface {
 	// Authorize says whether a peer may speak, and be spoken to, as replica from of the group, with this process's replica to. It is
 	// called for each frame and request before its body is read, and for each that is sent, so it must be quick. An error refuses:
-	// it closes the connection that the frame came by, or drops the frame that was to be sent; the peer is told its text.
+	// the body is thrown away unread, or the frame that was to be sent is dropped. A request's connection is closed, and one on
+	// which a hundred frames in a row were refused; the peer is told the error's text.
 	Authorize(peer Identity, group, from, to uint64) error
 	// Receive takes a frame, in the order of its connection. It must not block for long: the connection waits. The body is its own.
 	Receive(peer Identity, f Frame)

@@ -15,9 +15,10 @@
 //  3. For each frame Handler.Authorize is asked whether the peer at the other end may be the replica that the frame is for: an address
 //     that another pod has now gets nothing. Then everything goes out in one write of the socket (conn.go).
 //  4. The other end reads the header of 48 bytes (accept.go), and refuses garbage and what is too long. Handler.Authorize says
-//     whether this peer may be the replica that the frame is from. Only then the body is read, checked, and given to Receive.
+//     whether this peer may be the replica that the frame is from; if not, the body is thrown away. Only then it is read, checked, and
+//     given to Receive.
 //
-// What is wrong ends the connection, is counted by reason, and is a line in the log, at most one in ten seconds for each reason.
+// Garbage ends the connection. What is wrong is counted by reason, and a line in the log, at most one in ten seconds for each reason.
 //
 // Half-open: the sender pings, the receiver answers pings and every 256 KiB; a sender that hears nothing, and a receiver that
 // hears nothing, for Config.DeadAfter close. Certificates: a link moves to a new connection when the process's own certificate

@@ -150,6 +150,7 @@ func (r *frameReader) text() (string, error) {
 	return printable(b), err
 }
 
+// truncated is what an end of the connection is inside a frame.
 func truncated(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return errTruncated

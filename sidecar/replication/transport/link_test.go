@@ -81,7 +81,7 @@ func TestHalfOpen(t *testing.T) {
 		a := newWorldOf(t, w.ca).peer("db-0", short)
 		addr, got := fakeServer(t, clientConfig(w.issue(member("db-1")), protoFrames))
 		require.True(t, a.Send(addr, Header{1, 7, 1, 2}))
-		require.GreaterOrEqual(t, len(<-got), 2*headerBytes, "the frame, and pings, and then we closed")
+		require.GreaterOrEqual(t, len(<-got), headerBytes, "the frame, perhaps pings, and then we closed")
 		a.says(t, "nothing was heard")
 	})
 	t.Run("a client that does not ping", func(t *testing.T) {
@@ -108,7 +108,7 @@ func TestHalfOpen(t *testing.T) {
 		a := newWorldOf(t, w.ca).peer("db-0", func(c *Config) { c.DialTimeout = 50 * time.Millisecond })
 		require.True(t, a.Send(l.Addr().String(), Header{1, 7, 1, 2}))
 		eventually(t, "dropped", func() bool { return a.count.dropped[dropUnreachable].Load() == 1 })
-		require.EqualValues(t, 1, a.count.dials.get("timeout"))
+		require.EqualValues(t, 1, a.count.dials.get("timeout")+a.count.dials.get("connect")) // the latter on a busy machine
 	})
 }
 
@@ -273,6 +273,43 @@ func TestPeerIsGivenMoreVolumes(t *testing.T) {
 		defer b.mu.Unlock()
 		return len(b.got) > 1
 	})
+}
+
+// TestPings: who sends pings, so that a receiver knows that it is there.
+func TestPings(t *testing.T) {
+	w := newWorld(t)
+	pings := make(chan error, 1)
+	a := w.peer("db-0", func(c *Config) { c.Tick = 2 * time.Millisecond })
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	config := clientConfig(w.issue(member("db-1")), protoFrames)
+	config.ClientAuth = tls.RequireAnyClientCert
+	go func() {
+		nc, err := l.Accept()
+		if err != nil {
+			pings <- err
+			return
+		}
+		defer nc.Close()
+		_ = nc.SetDeadline(time.Now().Add(patience))
+		c := tls.Server(nc, config)
+		_, _ = c.Write(appendFrame(nil, Header{Kind: kindHello}))
+		r := &frameReader{r: c, maxBody: 100}
+		for n := 0; n < 3; {
+			h, err := r.next()
+			if err != nil {
+				pings <- err
+				return
+			}
+			if h.Kind == kindPing {
+				n++
+			}
+		}
+		pings <- nil
+	}()
+	require.True(t, a.Send(l.Addr().String(), Header{1, 7, 1, 2}))
+	require.NoError(t, <-pings)
 }
 
 // TestPong: the answer to a ping is a pong, at once.

@@ -230,18 +230,34 @@ func TestNotAMember(t *testing.T) {
 		"another replica":         {member("db-0"), Header{1, 7, 3, 2}},
 		"to another":              {member("db-0"), Header{1, 7, 1, 3}},
 	} {
-		for _, protocol := range []string{protoFrames, protoBulk} {
-			before := b.count.refused.get("not_a_member")
-			conn, r := w.dialAs(f.id, b.Addr(), protocol)
-			_, err := conn.Write(appendHeader(nil, f.h, 1<<20, 0)) // the body does not come, and is not waited for
+		before := b.count.refused.get("not_a_member")
+		conn, r := w.dialAs(f.id, b.Addr(), protoBulk)
+		_, err := conn.Write(appendHeader(nil, f.h, 1<<20, 0)) // the body does not come, and is not waited for
+		require.NoError(t, err)
+		require.ErrorContains(t, readPongs(r), "who is that?", name)
+		eventually(t, name, func() bool { return b.count.refused.get("not_a_member") == before+1 })
+
+		conn, r = w.dialAs(f.id, b.Addr(), protoFrames)
+		wrong := appendFrame(nil, f.h, []byte("body"))
+		wrong[len(wrong)-1]++ // nobody looks at the body
+		for range maxRefused + 1 {
+			_, err = conn.Write(wrong)
 			require.NoError(t, err)
-			require.ErrorContains(t, readPongs(r), "who is that?", name)
-			eventually(t, name, func() bool { return b.count.refused.get("not_a_member") == before+1 })
 		}
+		require.ErrorContains(t, readPongs(r), "who is that?", name)
+		eventually(t, name, func() bool { return b.count.refused.get("not_a_member") == before+2+maxRefused })
+		require.Zero(t, b.count.garbage.get("body_checksum"))
+		require.Empty(t, b.got)
 	}
-	a := w.peer("db-0")
-	require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 2}, []byte("the member")))
-	require.Equal(t, "the member", string(b.frames(t, 1)[0].Body))
+	a := w.peer("db-0") // some of its frames are good, some are not: the good ones arrive, over one connection
+	for range 2 * maxRefused {
+		require.True(t, a.Send(b.Addr(), Header{1, 8, 1, 2}, make([]byte, 1000)))
+		require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 2}, []byte("the member")))
+	}
+	for _, f := range b.frames(t, 2*maxRefused) {
+		require.Equal(t, "the member", string(f.Body))
+	}
+	require.EqualValues(t, 1, a.count.dials.get("ok"))
 	b.says(t, "peer refused")
 }
 

@@ -182,9 +182,12 @@ func (w *world) peer(pod string, change ...func(*Config)) *peer {
 	for _, c := range change {
 		c(&cfg)
 	}
-	var err error
-	p.Transport, err = Open(w.t.Context(), cfg)
-	require.NoError(w.t, err)
+	eventually(w.t, "open", func() bool { // an address that was used before may have been given to somebody for a moment
+		var err error
+		p.Transport, err = Open(w.t.Context(), cfg)
+		require.True(w.t, err == nil || cfg.Listen != "127.0.0.1:0", "%v", err)
+		return err == nil
+	})
 	w.t.Cleanup(func() { require.NoError(w.t, p.Close()) })
 	return p
 }
