@@ -20,7 +20,7 @@ type simPlan struct {
 	writeEvery, impatience      time.Duration
 	fsync                       float64
 	loss, repeat, late          float64
-	reorder                     bool
+	reorder, exchange           bool // of replicas
 	kinds                       []string
 	key                         []byte
 	checkpointBytes, placeBytes int64
@@ -63,6 +63,10 @@ func (s *sim) faultSoon() {
 	n := s.nodes[s.rng.IntN(len(s.nodes))]
 	if o := s.owner; o != nil && s.chance(0.3) {
 		n = o.l.n
+	}
+	if s.plan.exchange && s.chance(0.2) {
+		s.exchange(n)
+		return
 	}
 	l := n.life
 	running := l != nil && l.opened.Load() && !l.closing.Load()
@@ -238,8 +242,16 @@ func (s *sim) unwell(from record.Name) string {
 	s.mu.Lock()
 	last := s.oracle.next - 1
 	s.mu.Unlock()
+	for _, m := range s.members() {
+		if m.Role != Voter {
+			return fmt.Sprintf("replica %d is a %s", m.ID, m.Role)
+		}
+	}
 	for _, n := range s.nodes {
 		l := n.life
+		if n.gone {
+			continue
+		}
 		if l == nil || !l.opened.Load() {
 			return "a node does not run"
 		}
@@ -254,7 +266,9 @@ func (s *sim) unwell(from record.Name) string {
 		}
 	}
 	for _, n := range s.nodes {
-		s.verify(n.life)
+		if !n.gone {
+			s.verify(n.life)
+		}
 	}
 	return ""
 }

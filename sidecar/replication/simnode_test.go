@@ -32,6 +32,7 @@ type simNode struct {
 	id        uint64
 	fs        *faultfs.FS
 	founder   bool
+	gone      bool     // for good, with its disk
 	life      *simLife // nil: no process; s.mu is held where it changes
 	lives     int
 	committed record.Index // the newest that any of its processes knew to be
@@ -78,6 +79,7 @@ const simSegment = 128 << 10
 func (s *sim) setup() {
 	for id := uint64(1); id <= uint64(s.plan.nodes); id++ {
 		s.addNode(id).founder = true
+		s.object.members = append(s.object.members, Member{ID: id, Role: Voter})
 	}
 	for _, n := range s.nodes {
 		s.startNode(n)
@@ -88,6 +90,9 @@ func (s *sim) setup() {
 	s.after(50*time.Millisecond, s.owners)
 	s.after(s.plan.faultEvery, s.faultSoon)
 	s.after(time.Second, s.verifySoon)
+	if s.plan.exchange {
+		s.after(time.Second, s.membersSoon)
+	}
 }
 
 func (s *sim) addNode(id uint64) *simNode {
@@ -106,7 +111,7 @@ func (s *sim) addNode(id uint64) *simNode {
 
 // startNode starts a process on a node.
 func (s *sim) startNode(n *simNode) {
-	if n.life != nil || s.ended {
+	if n.life != nil || s.ended || n.gone {
 		return
 	}
 	n.lives++
@@ -191,6 +196,9 @@ func (l *simLife) open() error {
 		return err
 	}
 	peers := &PeersConfig{Tick: -1, Send: l.send, Committed: l.committed, Fetch: l.fetch}
+	if s.plan.exchange {
+		peers.Members, peers.Copies, peers.Changed = s.members, func() int { return s.plan.nodes }, l.changed
+	}
 	if n.founder && !s.ready {
 		for id := uint64(1); id <= uint64(s.plan.nodes); id++ {
 			peers.Founders = append(peers.Founders, id)

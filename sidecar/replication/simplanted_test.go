@@ -27,7 +27,9 @@ func TestPlantedInGroups(t *testing.T) {
 		{"the journal is not synced", []edit{
 			{core + "disk.go", "\tlsn, err := d.sync()\n", "\tlsn, err := d.journal.End(), error(nil)\n"}}},
 		{"a follower answers before its journal is synced", []edit{
-			{core + "peers.go", "\t\tcase end == before && len(p.pending) == 0:", "\t\tcase true:"}}},
+			{consensus + "core.go", "\tout.Writes = append(out.Writes, w)\n", "\tout.Writes = append(out.Writes, w)\n" +
+				"\tfor _, r := range w.responses {\n\t\tif r.GetTo() != c.id {\n" +
+				"\t\t\tout.Messages = append(out.Messages, Message{To: r.GetTo(), From: c.id, Raft: r})\n\t\t}\n\t}\n"}}},
 		{"the epoch of a record is ignored", []edit{
 			{record + "acceptance.go", "\t\tif n.Epoch != a.Epoch || n.Incarnation != a.Incarnation || n.Seq != a.Last+1 {\n", "\t\tif n.Seq != a.Last+1 {\n"}}},
 		{"an older owner opens its epoch after a newer one", []edit{

@@ -138,6 +138,7 @@ type sim struct {
 	epoch   uint64
 	ready   bool // an owner has opened the volume
 	stale   []*simOwner
+	object  simObject
 
 	incarnations uint32
 }
@@ -158,6 +159,7 @@ func simulate(t *testing.T, seed uint64, tell io.Writer) (s *sim) {
 			wake: make(chan struct{}, 1), links: map[[2]uint64]*simLink{}, faults: map[string]int{}, work: map[string]int{}}
 		s.oracle = newSimOracle(s)
 		s.plan = drawPlan(s.rng)
+		s.plan.exchange = mix(seed, 5)%3 == 0
 		s.run()
 		s.lasted = time.Since(s.begin)
 		s.end()
