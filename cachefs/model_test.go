@@ -132,8 +132,8 @@ func openSlow(t *testing.T, sealed bool) (*FS, *slowLog) {
 		require.NoError(t, err)
 		require.NoError(t, log.keys.Learn(1, bytes.Repeat([]byte{5}, seal.SaltSize)))
 	}
-	fs, err := Open(t.Context(), Config{Log: log, State: log, Keys: log.keys, Epoch: 1, Incarnation: 1, Session: 7, NewSession: true, Size: 1 << 30,
-		Now: time.Now, Logger: slog.New(slog.DiscardHandler)}, true)
+	fs, err := Open(t.Context(), Config{Log: log, State: log, Keys: log.keys, Epoch: 1, Incarnation: 1, Session: 7, NewSession: true,
+		Size: 1 << 30, Now: time.Now, Logger: slog.New(slog.DiscardHandler)}, true)
 	require.NoError(t, err)
 	t.Cleanup(fs.Close)
 	return fs, log

@@ -41,7 +41,8 @@ func (c *change) seal() error {
 		o := &c.rec.Ops[i]
 		for k := range o.Seals {
 			n++
-			o.Seals[k] = record.Seal{Incarnation: c.rec.Name.Incarnation, Seq: c.rec.Name.Seq, N: uint16(n), Origin: o.Blob, Block: o.First + uint32(k)}
+			o.Seals[k] = record.Seal{Incarnation: c.rec.Name.Incarnation, Seq: c.rec.Name.Seq, N: uint16(n),
+				Origin: o.Blob, Block: o.First + uint32(k)}
 		}
 	}
 	if n >= math.MaxUint16-record.ChunkBlocks*2 {

@@ -1,6 +1,6 @@
-// Package supervisor is what the tests of the binary share: it builds the binary, starts `remora dev` with a manifest, waits for the mounts,
-// and ends it in a way that leaves neither processes nor mounts. It knows the binary only, and no test does through it what it says of
-// itself: only workers, which are processes of their own, touch a mount.
+// Package supervisor is what the tests of the binary share: it builds the binary, starts `remora dev` with a manifest, waits for the
+// mounts, and ends it in a way that leaves neither processes nor mounts. It knows the binary only, and touches no mount: only workers do,
+// which are processes of their own.
 package supervisor
 
 import (
@@ -28,8 +28,8 @@ type Programs struct {
 // Workers are what a test binary does as a process of its own, by name.
 type Workers map[string]func(args []string) error
 
-// Main is TestMain of a package: it builds the binary from source, fills in p and runs the tests; or, called as "worker NAME ARGS...", it is
-// that worker. What a worker prints is its result; an error goes to standard error and makes its exit code 1.
+// Main is TestMain of a package: it builds the binary from source, fills in p and runs the tests; or, called as "worker NAME ARGS...", it
+// is that worker. What a worker prints is its result; an error goes to standard error and makes its exit code 1.
 func Main(m *testing.M, name, source string, p *Programs, workers Workers) (code int) {
 	if len(os.Args) > 2 && os.Args[1] == "worker" {
 		return workers.do(os.Args[2], os.Args[3:])
