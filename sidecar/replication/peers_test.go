@@ -219,6 +219,7 @@ func (n *node) own(format bool) {
 	n.trio.epoch++
 	name := record.Name{Epoch: n.trio.epoch, Incarnation: record.Incarnation(n.trio.epoch)}
 	salt := make([]byte, 8+seal.SaltSize)
+	meta.PutEpoch(salt, n.trio.epoch)
 	_, _ = rand.Read(salt[8:])
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
