@@ -142,7 +142,7 @@ func (s *sidecar) makeHost() error {
 	}
 	s.host = newHost(&s.cfg, auth, s.disks, openGroup)
 	s.host.listen = s.openNetwork
-	return nil
+	return s.trace.Registry().Register(replicas{s.host})
 }
 
 // openNetwork opens what carries frames, and shows its metrics.

@@ -1,0 +1,50 @@
+package sidecar
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+func describeReplica(name, help string) *prometheus.Desc {
+	return prometheus.NewDesc("remora_replica_"+name, help, []string{"volume", "replica"}, nil)
+}
+
+var (
+	replicaBad      = describeReplica("bad_blocks_total", "Blocks whose content did not fit their seals, by reads, scrubs and peers; each counted once.")
+	replicaHealed   = describeReplica("healed_blocks_total", "Bad blocks that were written again with content from a peer.")
+	replicaUnhealed = describeReplica("unhealed_blocks", "Bad blocks that are not healed.")
+	replicaScrubbed = describeReplica("scrubbed_bytes_total", "Content that scrubs read and compared with its seals.")
+	replicaFilled   = describeReplica("filled_bytes_total", "Content that was absent and came from a peer.")
+	replicaAbsent   = describeReplica("absent_bytes", "Content that is still to come from a peer.")
+)
+
+// replicas is a prometheus.Collector of what the replicas served here have found, healed and filled since they were opened.
+type replicas struct{ h *host }
+
+// Describe sends every description.
+func (replicas) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{replicaBad, replicaHealed, replicaUnhealed, replicaScrubbed, replicaFilled, replicaAbsent} {
+		ch <- d
+	}
+}
+
+// Collect sends a snapshot of every metric.
+func (c replicas) Collect(ch chan<- prometheus.Metric) {
+	for _, r := range c.h.list() {
+		r.mu.Lock()
+		g, ok := r.group.(*peerGroup)
+		r.mu.Unlock()
+		if !ok {
+			continue
+		}
+		st := g.FillStatus()
+		send := func(d *prometheus.Desc, kind prometheus.ValueType, n int64) {
+			ch <- prometheus.MustNewConstMetric(d, kind, float64(n), r.volume, r.id.String())
+		}
+		send(replicaBad, prometheus.CounterValue, st.BadBlocks)
+		send(replicaHealed, prometheus.CounterValue, st.HealedBlocks)
+		send(replicaUnhealed, prometheus.GaugeValue, st.Unhealed)
+		send(replicaScrubbed, prometheus.CounterValue, st.ScrubbedBytes)
+		send(replicaFilled, prometheus.CounterValue, st.FilledBytes)
+		send(replicaAbsent, prometheus.GaugeValue, st.AbsentBytes)
+	}
+}
