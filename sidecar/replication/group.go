@@ -59,6 +59,7 @@ type Group struct {
 	firstKept  journal.LSN
 	applied    record.Index
 	recovered  []item
+	owner      record.Name       // that this process has begun
 	commit     telemetry.SpanRef // the newest group commit
 	appending  journal.LSN       // a payload is being written at or behind it; 0 if none is
 	noSpace    error             // why the last bind was taken back
@@ -275,6 +276,9 @@ func (g *Group) BeginEpoch(ctx context.Context, owner *record.Record) error {
 	if err := learn(g.cfg.Keys, owner); err != nil {
 		return err
 	}
+	g.mu.Lock()
+	g.owner = owner.Name
+	g.mu.Unlock()
 	if err := g.Append(owner, telemetry.SpanRef{}); err != nil {
 		return err
 	}
@@ -406,13 +410,22 @@ func (g *Group) Wait(_ context.Context, seq record.Seq) (telemetry.SpanRef, erro
 func (g *Group) waitPeers(seq record.Seq) (telemetry.SpanRef, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for g.stopped() == nil && !g.closing && g.core.acceptance.Last < seq {
+	for g.stopped() == nil && !g.closing && !g.reached(seq) {
+		if g.core.acceptance.Epoch > g.owner.Epoch {
+			return g.commit, ErrFenced // whether it was accepted before, nobody here can tell
+		}
 		g.changed.Wait()
 	}
-	if g.closing && g.core.acceptance.Last < seq {
+	if g.closing && !g.reached(seq) {
 		return g.commit, errors.Join(ErrClosed, g.stopped())
 	}
 	return g.commit, g.stopped()
+}
+
+// reached tells whether a record of this owner is accepted. Another owner's records have the same numbers. g.mu is held.
+func (g *Group) reached(seq record.Seq) bool {
+	a := g.core.acceptance
+	return a.Last >= seq && (g.peers == nil || a.Epoch == g.owner.Epoch && a.Incarnation == g.owner.Incarnation)
 }
 
 func (g *Group) accepted(seq record.Seq) (telemetry.SpanRef, bool, error) {
@@ -421,7 +434,7 @@ func (g *Group) accepted(seq record.Seq) (telemetry.SpanRef, bool, error) {
 	if err := g.stopped(); err != nil {
 		return g.commit, true, err
 	}
-	if g.core.acceptance.Last >= seq {
+	if g.reached(seq) {
 		return g.commit, true, nil
 	}
 	return g.commit, false, g.noSpace

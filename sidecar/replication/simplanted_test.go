@@ -18,7 +18,10 @@ func TestPlantedInGroups(t *testing.T) {
 		edits []edit
 	}{
 		{"fsync is acknowledged before a majority has the record", []edit{
-			{core + "group.go", "\tfor g.stopped() == nil && !g.closing && g.core.acceptance.Last < seq {\n", "\tfor false {\n"}}},
+			{core + "group.go", "\tfor g.stopped() == nil && !g.closing && !g.reached(seq) {\n", "\tfor false {\n"}}},
+		{"an fsync takes another owner's record for its own", []edit{
+			{core + "group.go", " && (g.peers == nil || a.Epoch == g.owner.Epoch && a.Incarnation == g.owner.Incarnation)\n", "\n"},
+			{consensus + "stream.go", "\t\tc.stream.old = true // its owner", "\t\t_ = a // its owner"}}},
 		{"records are applied before they are committed", []edit{
 			{consensus + "core.go", "\tout.Writes = append(out.Writes, w)\n",
 				"\tout.Writes = append(out.Writes, w)\n\tc.commit(&pb.Message{Entries: w.Entries}, out)\n"},

@@ -71,6 +71,9 @@ func (c *Core) Append(e Entry) {
 		c.stream.moved = c.ticks
 	}
 	c.stream.entries = append(c.stream.entries, e)
+	if a := c.acceptance; e.Name.Epoch < a.Epoch || e.Name.Epoch == a.Epoch && e.Name.Incarnation != a.Incarnation {
+		c.stream.old = true // its owner does not know yet that another one has taken over
+	}
 }
 
 // answerProposals takes what owners elsewhere have proposed. All of the log is written: what continues it can be told.
