@@ -13,7 +13,7 @@ import (
 	"github.com/remora-storage/remora/disk/faultfs"
 )
 
-var points = flag.Int("points", 40, "crash points of TestCrashWhileFilled")
+var points = flag.Int("points", 24, "crash points of TestCrashWhileFilled")
 
 // wreck is what a crash would have left of a replica's disk, and how far its journal went.
 type wreck struct {

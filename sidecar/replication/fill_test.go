@@ -3,6 +3,7 @@ package replication_test
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"io"
 	"path/filepath"
 	"strings"
@@ -88,7 +89,7 @@ func (n *node) rot(most int) (count int) {
 	defer f.Close()
 	b := make([]byte, record.BlockSize)
 	for off := int64(0); count < most; off += 7 * record.BlockSize {
-		if _, err := f.ReadAt(b, off); err == io.EOF { //nolint:errorlint // of a disk in memory
+		if _, err := f.ReadAt(b, off); errors.Is(err, io.EOF) {
 			break
 		}
 		if strings.Trim(string(b), "\x00") == "" {
