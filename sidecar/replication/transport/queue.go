@@ -16,7 +16,9 @@ type queue struct {
 	limit   int
 	bytes   int
 	frames  []queued
-	chunk   []byte    // the last buffer, with room
+	chunk   []byte    // the last buffer of chunkBytes, with room; nil before the first frame of a batch
+	spare   []byte    // one that was taken, and given back
+	lent    []byte    // one that is taken: until the next take
 	chunks  int       // counts buffers, so that two frames are known to touch
 	away    time.Time // until then the peer is known to be away
 	touched time.Time // when something was pushed last
@@ -57,26 +59,36 @@ func (q *queue) push(now time.Time, h Header, parts ...[]byte) (why dropReason) 
 }
 
 func (q *queue) append(h Header, size int, parts [][]byte) {
+	q.bytes += size
+	if size > chunkBytes/2 { // a buffer of its own
+		q.chunks++
+		q.frames = append(q.frames, queued{h, appendFrame(make([]byte, 0, size), h, parts...), q.chunks})
+		q.chunks++
+		return
+	}
 	if cap(q.chunk)-len(q.chunk) < size {
-		q.chunk = make([]byte, 0, max(size, min(chunkBytes, max(4096, 2*cap(q.chunk)))))
+		if q.chunk, q.spare = q.spare, nil; q.chunk == nil {
+			q.chunk = make([]byte, 0, chunkBytes)
+		}
 		q.chunks++
 	}
 	at := len(q.chunk)
 	q.chunk = appendFrame(q.chunk, h, parts...)
 	q.frames = append(q.frames, queued{h, q.chunk[at:], q.chunks})
-	q.bytes += size
 }
 
-// take takes everything. The frames' slice that was taken before may be given back.
+// take takes everything. What was taken before is given back with it: nobody may look at those frames any more.
 func (q *queue) take(used []queued) []queued {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	frames := q.frames
 	clear(used)
 	q.frames, q.bytes = used[:0], 0
-	if q.chunks++; cap(q.chunk)-len(q.chunk) < 4096 { // else the rest of the buffer is used on, behind what was taken
-		q.chunk = nil
+	if q.spare == nil && q.lent != nil {
+		q.spare = q.lent[:0]
 	}
+	q.lent, q.chunk = q.chunk, nil
+	q.chunks++
 	return frames
 }
 
@@ -85,7 +97,7 @@ func (q *queue) drop(away time.Time) (frames int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	frames = len(q.frames)
-	q.frames, q.bytes, q.chunk, q.away = nil, 0, nil, away
+	q.frames, q.bytes, q.chunk, q.away = nil, 0, nil, away // the buffers of frames that were not taken go
 	return frames
 }
 
