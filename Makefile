@@ -51,9 +51,9 @@ help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|' 2>/dev/null || \
 		grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST)
 
-build: ## build bin/remora
+build: ## build bin/remora, and bin/remora-cluster, which is the part of it that talks to an API server
 	@scripts/need build
-	CGO_ENABLED=0 go build -trimpath -o bin/remora ./cmd/remora
+	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/remora ./cmd/remora-cluster
 
 dev: ## run an annotated StatefulSet on this machine, no Kubernetes (DIR=, F=); Ctrl-C stops it
 	@scripts/need dev

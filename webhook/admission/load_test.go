@@ -146,7 +146,7 @@ func asker(t *testing.T, k *k8s, url string) func(path string, body []byte) erro
 // external runs the binary.
 func (k *k8s) external(t *testing.T) (pid int, url string) {
 	program := filepath.Join(t.TempDir(), "remora")
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", program, "../../cmd/remora")
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", program, "../../cmd/remora-cluster")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	out, err := build.CombinedOutput()
 	require.NoError(t, err, string(out))

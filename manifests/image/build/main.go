@@ -35,8 +35,8 @@ func build(name string, archs []string, out string) error {
 	defer func() { _ = os.RemoveAll(dir) }()
 	var i image.Image
 	for _, arch := range archs {
-		program, first := filepath.Join(dir, "remora-"+arch), filepath.Join(dir, "remora-init-"+arch)
-		for _, p := range []struct{ out, source string }{{program, "./cmd/remora"}, {first, "./cmd/remora-init"}} {
+		program, cluster, first := filepath.Join(dir, "remora-"+arch), filepath.Join(dir, "remora-cluster-"+arch), filepath.Join(dir, "remora-init-"+arch)
+		for _, p := range []struct{ out, source string }{{program, "./cmd/remora"}, {cluster, "./cmd/remora-cluster"}, {first, "./cmd/remora-init"}} {
 			if err := compile(p.out, p.source, arch); err != nil {
 				return err
 			}
@@ -45,6 +45,7 @@ func build(name string, archs []string, out string) error {
 			Architecture: arch,
 			Files: []image.File{
 				{Path: "/bin/remora", Mode: 0o755, From: program},
+				{Path: "/bin/remora-cluster", Mode: 0o755, From: cluster},
 				{Path: "/bin/remora-init", Mode: 0o755, From: first},
 				// Where an injected pod mounts its node's disk directories. The program cannot be called /remora because of it.
 				{Path: "/remora/disks", Mode: fs.ModeDir | 0o755},
