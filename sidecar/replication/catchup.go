@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -129,6 +130,14 @@ func (g *Group) install(in *store.SnapshotReader, term uint64, members *pb.ConfS
 	at, replica := in.Position(), g.cfg.Replica
 	old, state := replica.Checkpoint(), replica.GroupState()
 	if !state.Installing {
+		err := g.bringIn()
+		if err == nil {
+			_, err = g.disk.sync()
+		}
+		if err != nil {
+			g.fail(err)
+			return err
+		}
 		if err := g.guard(nil); err != nil { // slots that journal frames name may go
 			return err
 		}
@@ -181,6 +190,36 @@ func (g *Group) has(index, term uint64) bool {
 	}
 	have, _, err := g.peers.core.At(index)
 	return err == nil && have == term
+}
+
+// bringIn writes records whose content is in the arena alone into the journal, whole: their slots may be given to others. Those that are not
+// accepted yet were answered here, and must be proposed as they were.
+func (g *Group) bringIn() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	items := make([]*item, 0, len(g.recovered))
+	for i := range g.recovered {
+		items = append(items, &g.recovered[i])
+	}
+	for _, it := range g.peers.table {
+		items = append(items, it)
+	}
+	slices.SortFunc(items, func(a, b *item) int { return cmp.Compare(a.payload, b.payload) })
+	for _, it := range items {
+		if len(it.placed) == 0 || it.done {
+			continue
+		}
+		if err := g.whole(it); err != nil {
+			g.cfg.Logger.Warn("the content of a record that is not applied cannot be kept", "err", err)
+			continue
+		}
+		from := g.disk.journal.End()
+		if err := g.writePayload(it); err != nil {
+			return err
+		}
+		it.payload = from
+	}
+	return nil
 }
 
 // voidLog takes back, durably, what our log has behind an index that it does not have as the group has it.

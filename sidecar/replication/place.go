@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
+	"slices"
 	"syscall"
 	"time"
 
@@ -37,8 +38,38 @@ func (g *Group) write(r *record.Record) (item, error) {
 	return it, err
 }
 
+// whole reads what a record has in the arena alone. g.mu is held.
+func (g *Group) whole(it *item) error {
+	whole := *it.rec
+	whole.Ops = slices.Clone(it.rec.Ops)
+	for i := range whole.Ops {
+		if o := &whole.Ops[i]; o.Kind == record.WriteBlocks && o.Data == nil {
+			data, err := g.placedContent(it, i)
+			if err != nil {
+				return err
+			}
+			o.Data = data
+		}
+	}
+	if g.peers.table[it.rec.Name] == it {
+		g.peers.bytes += int64(whole.EncodedSize() - it.rec.EncodedSize())
+	}
+	it.rec, it.placed = &whole, nil
+	return nil
+}
+
+// lacks tells whether a record has content in the arena alone.
+func (it *item) lacks() bool {
+	return slices.ContainsFunc(it.rec.Ops, func(o record.BlockOp) bool { return o.Kind == record.WriteBlocks && o.Data == nil })
+}
+
 // writePayload writes the frame of a record that is sealed.
 func (g *Group) writePayload(it *item) error {
+	if it.lacks() { // a frame without it would be none
+		if err := g.whole(it); err != nil {
+			return err
+		}
+	}
 	r, key := it.rec, g.key()
 	placed, frames, err := g.place(r)
 	if err != nil {

@@ -53,7 +53,7 @@ func (s *sim) exchange(n *simNode) {
 	id := uint64(len(s.nodes)) + 1
 	s.object.members = append(s.object.members, Member{ID: id, Role: Learner})
 	s.mu.Unlock()
-	if s.chance(0.5) {
+	if s.plan.nodes > 2 && s.chance(0.5) {
 		s.fault("node lost", "node %d with its disk, node %d comes", n.id, id)
 		n.gone = true
 		if n.life != nil {
