@@ -1,6 +1,9 @@
 package store
 
 import (
+	"bytes"
+	"errors"
+	"io"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -63,6 +66,44 @@ func FuzzDecodeApplied(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if index, a, err := decodeApplied(b); err == nil {
 			require.Equal(t, b, encodeApplied(nil, Checkpoint{index, a}))
+		}
+	})
+}
+
+func FuzzDecodeContent(f *testing.F) {
+	w := Want{Ino: 1, Chunk: 2, Blob: 3, Last: meta.Change{Epoch: 4, Seq: 5}, Blocks: meta.Bitmap{5}}
+	c := Content{Ino: 1, Chunk: 2, Blob: 3, Last: w.Last, Blocks: w.Blocks, Seals: make([]record.Seal, 2), Data: make([]byte, 2*record.BlockSize)}
+	f.Add(w.Append(nil))
+	f.Add(c.Append(nil))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if w, err := DecodeWant(b); err == nil {
+			require.Equal(t, b, w.Append(nil))
+		} else {
+			require.ErrorIs(t, err, ErrMalformed)
+		}
+		if c, err := DecodeContent(b); err == nil {
+			require.Equal(t, b, c.Append(nil))
+		} else {
+			require.ErrorIs(t, err, ErrMalformed)
+		}
+	})
+}
+
+func FuzzReadSnapshot(f *testing.F) {
+	position := encodeApplied(nil, Checkpoint{9, record.Acceptance{Epoch: 1, Incarnation: 2, Last: 3}})
+	b := append(append(append([]byte(nil), snapshotMagic[:]...), byte(len(position))), position...)
+	b = append(b, 2, 0, 0, 0, 1, 0, 0, 0, 'k', 'y', 'v', 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0)
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := ReadSnapshot(bytes.NewReader(b))
+		for keys := 0; err == nil; keys++ {
+			require.LessOrEqual(t, keys, len(b))
+			var k, v []byte
+			k, v, err = s.Next()
+			require.LessOrEqual(t, len(k)+len(v), len(b))
+		}
+		if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			require.ErrorIs(t, err, ErrMalformed)
 		}
 	})
 }
