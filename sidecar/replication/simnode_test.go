@@ -423,6 +423,10 @@ func (l *simLife) apply() {
 		l.s.after(time.Millisecond, l.apply)
 		return
 	}
+	if l.group.hollow.Load() { // it would wait for what waits for it
+		l.applyDue.Store(false)
+		return
+	}
 	l.s.note("node %d applies", l.n.id)
 	l.applying.Store(true)
 	l.run(func() {
