@@ -304,7 +304,7 @@ func (g *Group) goOn(at store.Checkpoint, term uint64, members *pb.ConfState) er
 		err := g.peers.core.Restore(uint64(at.Index), term, members, at.Acceptance)
 		g.process()
 		if !g.has(uint64(at.Index), term) { // the leader has changed in between, say: again
-			return errors.Join(fmt.Errorf("Raft did not take the state at index %d", at.Index), err)
+			return errors.Join(fmt.Errorf("raft did not take the state at index %d", at.Index), err)
 		}
 	}
 	g.hollow.Store(false)

@@ -36,7 +36,6 @@ type simOwner struct {
 	counters            meta.Counters
 	chunks              map[string]meta.Chunk
 	tops                map[record.BlobID]uint32 // of blobs of its own that it has only written to
-	nonces              uint16
 }
 
 // own starts an owner on a node, with an epoch that may be somebody's already.
