@@ -139,7 +139,6 @@ func openMeta(cfg Config) (*Store, error) {
 	s := &Store{cfg: cfg, disk: &patient{FS: cfg.FS, logger: cfg.Logger, onFull: cfg.OnFull}, blobs: map[record.BlobID]*blob{},
 		reserved: map[record.BlobID]uint32{}, filled: map[record.BlobID]*blob{}, bad: map[record.BlobID]meta.Bitmap{},
 		stopped: make(chan struct{})}
-	cfg.Keys.SaltsFrom(s.salt)
 	s.cache = pebble.NewCache(cfg.CacheBytes)
 	dir, options := filepath.Join(cfg.Dir, "meta"), s.pebbleOptions()
 	db, err := pebble.Open(dir, options)
@@ -149,6 +148,7 @@ func openMeta(cfg Config) (*Store, error) {
 	}
 	s.db = db
 	s.last.open()
+	cfg.Keys.SaltsFrom(s.salt) // not before: messages of peers are opened with these keys at any time
 	return s, nil
 }
 
