@@ -51,13 +51,16 @@ func TestPlantedInGroups(t *testing.T) {
 			{core + "catchup.go", "\thas := g.has(index, term)\n", "\thas := g.has(index, term) || true\n"}}},
 	} {
 		t.Run(bug.name, func(t *testing.T) {
-			out := runPlanted(t, "TestSimulation", bug.edits, "-sim", "1000", "-sim-stop", "-sim-skip", "360") // docs/testing.md: open
-			if !strings.Contains(out, "VIOLATION") {
-				t.Errorf("not found: %s", regexp.MustCompile(`seeds .*`).FindString(out))
-				return
+			out := runPlanted(t, "TestSimulation", bug.edits, "-sim", "1000")
+			require.Contains(t, out, "VIOLATION", "not found, or it does not build")
+			// What is open without any plant (docs/testing.md) proves nothing.
+			first := ""
+			for _, v := range regexp.MustCompile(`seed (\d+): VIOLATION [^\n]*`).FindAllString(out, -1) {
+				if first == "" && !strings.Contains(v, "and the blob is in slot") && !strings.Contains(v, "is not well") {
+					first = v
+				}
 			}
-			first := regexp.MustCompile(`seed (\d+): VIOLATION [^\n]*`).FindString(out)
-			require.NotEmpty(t, first, out)
+			require.NotEmpty(t, first, "nothing but what is open is found")
 			t.Logf("found: %s", first)
 		})
 	}
