@@ -262,26 +262,28 @@ func (g *Group) saveCheckpoint(at store.Checkpoint) error {
 func (g *Group) saveHardState() error {
 	start := g.disk.journal.End()
 	g.mu.Lock()
-	err := g.appendHardLocked()
+	commit, err := g.appendHardLocked()
 	g.mu.Unlock()
 	if err != nil {
 		return err
 	}
 	g.hardAt = start
-	_, err = g.disk.sync()
+	if _, err = g.disk.sync(); err == nil && g.peers != nil {
+		g.committed(commit)
+	}
 	return err
 }
 
 // appendHardLocked writes the newest HardState: under g.mu, so that none comes after a newer one.
-func (g *Group) appendHardLocked() error {
+func (g *Group) appendHardLocked() (commit uint64, err error) {
 	key := g.key()
 	hard := journal.HardState{Term: term, Vote: uint64(key.replica), Commit: uint64(g.applied)}
 	if g.peers != nil {
 		h := g.peers.core.Hard()
 		hard = journal.HardState{Term: h.Term, Vote: h.Vote, Commit: h.Commit}
 	}
-	_, err := g.disk.journal.AppendHardState(uint64(key.group), uint64(key.replica), hard)
-	return err
+	_, err = g.disk.journal.AppendHardState(uint64(key.group), uint64(key.replica), hard)
+	return hard.Commit, err
 }
 
 // keep is the position below which this group needs nothing of the journal.

@@ -72,16 +72,20 @@ type peers struct {
 	install  chan *pb.Message
 	changing uint64 // index of the change of members that was proposed last
 	ticks    int
-	serving  int                        // peers that fetch the state
-	served   int                        // tick of the last one's end
-	flights  map[uint64][]flight        // by peer
-	parts    []part                     // of the commit that is under way
-	users    int                        // of the store, so far
-	using    map[int]context.CancelFunc // those who do now
-	progress store.Progress
-	filled   int64 // bytes, when progress was counted
-	fetching map[fetched]chan struct{}
-	marks    []mark
+	serving  int // peers that fetch the state
+	served   int // tick of the last one's end
+	// placedAt is, of blobs, the newest index that put content into the arena alone and is above durableCommit, the commit index that the
+	// journal has durably. Guarded by Group.guards.
+	placedAt      map[record.BlobID]uint64
+	durableCommit uint64
+	flights       map[uint64][]flight        // by peer
+	parts         []part                     // of the commit that is under way
+	users         int                        // of the store, so far
+	using         map[int]context.CancelFunc // those who do now
+	progress      store.Progress
+	filled        int64 // bytes, when progress was counted
+	fetching      map[fetched]chan struct{}
+	marks         []mark
 	// applyingTo is the last index that the store was given, or is being given.
 	applyingTo record.Index
 	stop       context.CancelFunc
@@ -373,7 +377,8 @@ func (g *Group) writeEntries(w *consensus.Write) error {
 	if w.Hard == nil {
 		return nil
 	}
-	return g.appendHardLocked()
+	_, err := g.appendHardLocked()
+	return err
 }
 
 // journalRecord makes sure that the journal has the payload of a record that gets an index.
@@ -392,7 +397,33 @@ func (g *Group) journalRecord(n record.Name, index uint64) error {
 	}
 	it.index = record.Index(index)
 	p.at[index] = it.payload
+	g.bound(it)
 	return nil
+}
+
+// bound notes which index has put content into the arena alone.
+func (g *Group) bound(it *item) {
+	g.guards.Lock()
+	defer g.guards.Unlock()
+	for _, pl := range it.placed {
+		g.peers.placedAt[it.rec.Ops[pl.Op].Blob] = uint64(it.index)
+	}
+}
+
+// committed notes that the journal has a commit index durably.
+func (g *Group) committed(index uint64) {
+	g.guards.Lock()
+	defer g.guards.Unlock()
+	p := g.peers
+	if index <= p.durableCommit {
+		return
+	}
+	p.durableCommit = index
+	for blob, at := range p.placedAt {
+		if at <= index {
+			delete(p.placedAt, blob)
+		}
+	}
 }
 
 // takeCommitted leaves what is committed to the apply loop. g.mu is held.
@@ -466,6 +497,9 @@ func (g *Group) durable(lsn journal.LSN, start, end int64) {
 	}
 	n := 0
 	for n < len(p.pending) && p.pending[n].end <= lsn {
+		if h := p.pending[n].write.Hard; h != nil {
+			g.committed(h.Commit)
+		}
 		g.send(p.core.Wrote(p.pending[n].write))
 		n++
 	}

@@ -185,7 +185,11 @@ func (g *Group) guard(records []item) error {
 			continue
 		}
 		for k := range records[i].rec.Ops {
-			_, young := g.placed[records[i].rec.Ops[k].Blob]
+			blob := records[i].rec.Ops[k].Blob
+			_, young := g.placed[blob]
+			if g.peers != nil { // whoever lacks the record that placed it gets a copy of the state then, which must be known to have it
+				young = young || g.peers.placedAt[blob] > g.peers.durableCommit
+			}
 			due = due || young && !isPlaced(records[i].placed, k)
 		}
 	}
@@ -201,7 +205,7 @@ func (g *Group) testify() error {
 	for {
 		g.mu.Lock()
 		stop := g.closing || g.failed != nil
-		err := g.appendHardLocked()
+		commit, err := g.appendHardLocked()
 		g.mu.Unlock()
 		if errors.Is(err, journal.ErrNoSpace) && !stop {
 			time.Sleep(testifyPause) // no event tells of space on the disk
@@ -210,7 +214,9 @@ func (g *Group) testify() error {
 		if err != nil {
 			return err
 		}
-		_, err = g.disk.sync()
+		if _, err = g.disk.sync(); err == nil && g.peers != nil {
+			g.committed(commit)
+		}
 		return err
 	}
 }

@@ -41,7 +41,7 @@ func (g *Group) replayPeers() error {
 		return fmt.Errorf("replay: %w", err)
 	}
 	p := &peers{cfg: *g.cfg.Peers, table: map[record.Name]*item{}, at: map[uint64]journal.LSN{}, install: make(chan *pb.Message, 1), using: map[int]context.CancelFunc{},
-		fetching: map[fetched]chan struct{}{}, flights: map[uint64][]flight{}}
+		fetching: map[fetched]chan struct{}{}, flights: map[uint64][]flight{}, placedAt: map[record.BlobID]uint64{}, durableCommit: h.hard.Commit}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	kept := g.disk.journal.End()
 	for i := range log {
@@ -100,6 +100,11 @@ func (p *peers) recovered(it item, h *history) *pb.Entry {
 	}
 	e.Data = consensus.Entry{Kind: it.rec.Kind, Name: it.rec.Name}.Encode()
 	it.meta, _ = h.metaOf(it.rec)
+	for _, pl := range it.placed {
+		if uint64(it.index) > p.durableCommit {
+			p.placedAt[it.rec.Ops[pl.Op].Blob] = uint64(it.index)
+		}
+	}
 	if old := p.table[it.rec.Name]; old != nil {
 		old.index = it.index
 		return e

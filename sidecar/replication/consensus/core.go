@@ -57,6 +57,7 @@ type Core struct {
 	waiting  []Message // Propose messages that nobody has looked at yet
 	out      []Message
 	ignore   uint64
+	persist  bool // a change of members was committed, and no HardState written since
 	ticks    uint64
 	campaign uint64 // tick at which to ask to lead; 0: none
 	failed   error
@@ -219,6 +220,11 @@ func (c *Core) Ready() (out Output, err error) {
 			break
 		}
 	}
+	if c.persist {
+		h := c.Hard()
+		out.Writes = append(out.Writes, Write{Hard: &h, Urgent: true})
+		c.persist = false
+	}
 	out.Messages = append(out.Messages, c.out...)
 	c.out = nil
 	return out, nil
@@ -305,6 +311,9 @@ func (c *Core) commitOne(e *pb.Entry, done *Committed) error {
 		if err != nil {
 			return err
 		}
+		// Who starts again goes by the members that it knows to be committed. If those that are left did not know of a change, they might
+		// wait for members that were lost since, or for one that takes itself for a learner: so the commit index is made durable with it.
+		c.persist = true
 		c.members = append(c.members, membership{e.GetIndex(), c.raw.ApplyConfChange(change)})
 		return nil
 	}
