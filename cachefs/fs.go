@@ -169,6 +169,9 @@ func Open(ctx context.Context, cfg Config, format bool) (*FS, error) {
 			return nil, fmt.Errorf("format: %w", err)
 		}
 	}
+	if cfg.Source != nil {
+		fs.counters.NextBlob = max(fs.counters.NextBlob, FirstBlob(cfg.Epoch))
+	}
 	if err := fs.finishOrphans(); err != nil {
 		return nil, err
 	}
@@ -176,6 +179,10 @@ func Open(ctx context.Context, cfg Config, format bool) (*FS, error) {
 	go fs.reaper()
 	return fs, nil
 }
+
+// FirstBlob is the first blob ID that an owner gives in an epoch, of a volume of several replicas. One of an earlier epoch that was fenced may
+// have given IDs that never counted, and replicas may have its content in their arenas: nobody gives them again.
+func FirstBlob(e record.Epoch) uint64 { return uint64(e) << 32 }
 
 func (fs *FS) format(ctx context.Context) error {
 	fs.mu.Lock()

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/remora-storage/remora/cachefs"
 	"github.com/remora-storage/remora/cachefs/meta"
 	"github.com/remora-storage/remora/cachefs/record"
 	"github.com/remora-storage/remora/cachefs/seal"
@@ -95,6 +96,7 @@ func (o *simOwner) open() error {
 		switch {
 		case bytes.Equal(k, meta.CountersKey()):
 			o.counters, err = meta.DecodeCounters(v)
+			o.counters.NextBlob = max(o.counters.NextBlob, cachefs.FirstBlob(o.name.Epoch)) // as cachefs does
 		case simIsChunk(k):
 			o.chunks[string(k)], err = meta.DecodeChunk(v)
 		}
