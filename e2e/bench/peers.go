@@ -18,7 +18,7 @@ func (b *bench) mountPeers() error {
 		return nil
 	}
 	for _, dir := range b.peerDirs() {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if err := os.MkdirAll(dir, 0o755); err != nil { // user postgres passes through the folders above
 			return err
 		}
 		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=6g,mode=0700"); err != nil {
