@@ -148,11 +148,6 @@ func TestShow(t *testing.T) {
 	require.FileExists(t, filepath.Join(path, "a/file"))
 }
 
-func TestUnescape(t *testing.T) {
-	require.Equal(t, "/a b\\c", unescape(`/a\040b\134c`))
-	require.Equal(t, `\9`, unescape(`\9`))
-}
-
 // TestLimit: this kernel may have no project quotas at all. Then nothing is changed, and the error says so.
 func TestLimit(t *testing.T) {
 	needRoot(t)

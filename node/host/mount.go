@@ -1,13 +1,11 @@
 package host
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -146,42 +144,13 @@ type Mount struct {
 
 // MountsBelow lists the mounts at path and below it, in the order in which they were made.
 func MountsBelow(path string) ([]Mount, error) {
-	f, err := os.Open("/proc/self/mountinfo")
+	table, err := mountinfo.GetMounts(mountinfo.PrefixFilter(path))
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	var found []Mount
-	lines := bufio.NewScanner(f)
-	lines.Buffer(make([]byte, 0, 64<<10), 1<<20)
-	for lines.Scan() {
-		before, after, _ := strings.Cut(lines.Text(), " - ")
-		left, right := strings.Fields(before), strings.Fields(after)
-		if len(left) < 6 || len(right) < 1 {
-			return nil, fmt.Errorf("mountinfo: cannot read line %q", lines.Text())
-		}
-		if p := unescape(left[4]); p == path || strings.HasPrefix(p, strings.TrimSuffix(path, "/")+"/") {
-			found = append(found, Mount{Path: p, Type: right[0]})
-		}
+	found := make([]Mount, 0, len(table))
+	for _, m := range table {
+		found = append(found, Mount{Path: m.Mountpoint, Type: m.FSType})
 	}
-	return found, lines.Err()
-}
-
-// unescape undoes the kernel's octal escapes (proc_pid_mountinfo(5)).
-func unescape(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if c, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(c))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
+	return found, nil
 }

@@ -1,13 +1,6 @@
 package holder
 
-import (
-	"bufio"
-	"fmt"
-	"io"
-	"os"
-	"strconv"
-	"strings"
-)
+import "github.com/moby/sys/mountinfo"
 
 // fsType is what mountinfo shows for every mount of this package.
 const fsType = "fuse.remora"
@@ -21,57 +14,15 @@ type mountEntry struct {
 
 // mounts lists the mounts of this mount namespace in the kernel's order: of two on one path, the upper one comes later.
 func mounts() ([]mountEntry, error) {
-	f, err := os.Open("/proc/self/mountinfo")
+	table, err := mountinfo.GetMounts(nil)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	return parseMountinfo(f)
-}
-
-func parseMountinfo(r io.Reader) ([]mountEntry, error) {
-	var entries []mountEntry
-	lines := bufio.NewScanner(r)
-	lines.Buffer(make([]byte, 0, 64<<10), 1<<20)
-	for lines.Scan() {
-		entry, err := parseMountinfoLine(lines.Text())
-		if err != nil {
-			return nil, err
-		}
-		entries = append(entries, entry)
+	entries := make([]mountEntry, 0, len(table))
+	for _, m := range table {
+		entries = append(entries, mountEntry{point: m.Mountpoint, fs: m.FSType, minor: uint32(m.Minor)})
 	}
-	return entries, lines.Err()
-}
-
-// parseMountinfoLine reads "ID parent major:minor root point options [optional...] - type source options".
-func parseMountinfoLine(line string) (mountEntry, error) {
-	before, after, found := strings.Cut(line, " - ")
-	left, right := strings.Fields(before), strings.Fields(after)
-	if !found || len(left) < 6 || len(right) < 1 {
-		return mountEntry{}, fmt.Errorf("mountinfo: cannot read line %q", line)
-	}
-	_, number, _ := strings.Cut(left[2], ":")
-	minor, err := strconv.ParseUint(number, 10, 32)
-	if err != nil {
-		return mountEntry{}, fmt.Errorf("mountinfo: device %q: %w", left[2], err)
-	}
-	return mountEntry{point: unescape(left[4]), fs: right[0], minor: uint32(minor)}, nil
-}
-
-// unescape undoes the kernel's octal escapes of blank, tab, newline, backslash and '#'.
-func unescape(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if c, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(c))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
+	return entries, nil
 }
 
 // topmost returns the mount that a path lookup of point ends in, if point is a mount point.
