@@ -212,6 +212,7 @@ func (s *sim) heal() {
 			s.ended = true
 		case time.Since(began) > simPatience:
 			s.violate("the group is not well %v after the last fault: %s", simPatience, why)
+			s.asideAll()
 		default:
 			s.after(100*time.Millisecond, wait)
 		}

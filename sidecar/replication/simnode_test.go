@@ -463,6 +463,7 @@ func (l *simLife) catchUp() {
 			l.s.worked("copies of the state", 1)
 		} else {
 			l.s.worked("copies that failed", 1)
+			l.s.aside("node %d is not caught up: %v", l.n.id, err)
 			time.Sleep(catchUpPause)
 		}
 		l.applying.Store(false)
@@ -484,6 +485,7 @@ func (s *sim) fillSoon(n *simNode) {
 	l.run(func() {
 		if err := l.group.fillOnce(l.group.peers.ctx); err != nil {
 			l.s.worked("fillings that failed", 1)
+			s.aside("node %d is not filled: %v", n.id, err)
 		} else {
 			l.s.worked("fillings", 1)
 		}
@@ -685,6 +687,7 @@ func (s *sim) deliver(from, to uint64, kind uint8, body []byte) {
 		return
 	}
 	s.note("%d>%d kind %d, %d bytes, %08x", from, to, kind, len(body), crc32.ChecksumIEEE(body))
+	s.asideFrame(n.life, kind, from, bytes.Clone(body))
 	defer n.life.caught()
 	if err := n.life.group.Receive(kind, from, bytes.Clone(body)); err != nil {
 		s.worked("messages refused", 1)
