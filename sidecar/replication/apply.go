@@ -3,7 +3,6 @@ package replication
 import (
 	"context"
 	"errors"
-	"slices"
 
 	"github.com/remora-storage/remora/cachefs/record"
 	"github.com/remora-storage/remora/cachefs/store"
@@ -115,8 +114,8 @@ func (g *Group) applyBatch(items []item, onApplied func([]*record.Record)) error
 		return nil
 	}
 	defer g.applying.Unlock()
-	if g.peers != nil { // the state of a peer may have come while they were on their way here
-		items = slices.DeleteFunc(items, func(it item) bool { return it.index <= g.installed })
+	if g.peers != nil {
+		items = g.stillToApply(items)
 	}
 	if len(items) == 0 {
 		return nil
@@ -131,6 +130,27 @@ func (g *Group) applyBatch(items []item, onApplied func([]*record.Record)) error
 	g.afterApply(items, onApplied)
 	clear(items) // likewise
 	return g.maybeCheckpoint()
+}
+
+// stillToApply looks again at a batch of which the state of a peer may have come while it was on its way here: what that has brought is left
+// out, and what is left is taken as it is now, because content that was placed in the store before is in the journal since (bringIn).
+func (g *Group) stillToApply(items []item) []item {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	left := items[:0]
+	for _, it := range items {
+		if it.index <= g.installed {
+			g.unapplied -= it.size()
+			continue
+		}
+		if now := g.peers.newest(&it); now != nil {
+			g.unapplied += now.size() - it.size()
+			it.rec, it.placed, it.payload = now.rec, now.placed, now.payload
+		}
+		left = append(left, it)
+	}
+	clear(items[len(left):])
+	return left
 }
 
 // useStore takes g.applying when the store is there and stays; false if the group ends.

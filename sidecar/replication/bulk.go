@@ -132,7 +132,8 @@ func (g *Group) stateNow(ctx context.Context) (*store.Snapshot, uint64, *pb.Conf
 		g.mu.Lock()
 		term, members, err := g.peers.core.At(uint64(s.Position().Index))
 		g.mu.Unlock()
-		if err == nil && s.Position().Index > 0 {
+		// At index 0 the members are the founders.
+		if err == nil && (s.Position().Index > 0 || len(members.GetVoters()) > 0) {
 			return s, term, members, nil
 		}
 		if err = errors.Join(err, s.Close()); err != nil && try < 10 { // the log was compacted in between

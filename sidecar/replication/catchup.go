@@ -75,6 +75,9 @@ func (g *Group) catchUp(ctx context.Context) error {
 	if stop {
 		return nil
 	}
+	if leader == self {
+		g.handOver()
+	}
 	if leader == 0 || leader == self {
 		return errNoLeader
 	}
@@ -95,6 +98,9 @@ func (g *Group) catchUp(ctx context.Context) error {
 	if self := uint64(g.key().replica); !slices.Contains(slices.Concat(members.GetVoters(), members.GetVotersOutgoing(), members.GetLearners(), members.GetLearnersNext()), self) {
 		return fmt.Errorf("the state of %016x at index %d does not know this replica as a member", leader, in.Position().Index)
 	}
+	if in.Position().Index == 0 {
+		return g.found(members)
+	}
 	if done, err := g.empty(in.Position()); done || err != nil {
 		return err
 	}
@@ -105,6 +111,54 @@ func (g *Group) catchUp(ctx context.Context) error {
 		return err
 	}
 	g.cfg.Logger.Info("caught up with the group by a copy of its state", "from", fmt.Sprintf("%016x", leader), "index", in.Position().Index, "took", time.Since(start))
+	return nil
+}
+
+// handOver hands leadership to one who can do what this replica cannot while its state is being replaced: apply, and bring others up to date.
+func (g *Group) handOver() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s, to := g.peers.core.Status(), uint64(0)
+	for _, id := range s.Voters {
+		if peer := s.Peers[id]; id != s.ID && peer.Active && !peer.Lagging && (to == 0 || peer.Match > s.Peers[to].Match) {
+			to = id
+		}
+	}
+	if to != 0 {
+		g.peers.core.Transfer(to)
+		g.process()
+	}
+}
+
+// found takes over from the leader who the founders are. The leader's group has committed nothing that it knows of, so there is no state to
+// take; its log begins where that of every founder does.
+func (g *Group) found(members *pb.ConfState) error {
+	g.applying.Lock()
+	defer g.applying.Unlock()
+	g.mu.Lock()
+	empty := g.peers.memberless() && g.peers.core.Empty() && !g.hollow.Load()
+	g.mu.Unlock()
+	if !empty {
+		return nil
+	}
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(members)
+	if err != nil {
+		return err
+	}
+	replica := g.cfg.Replica
+	state := replica.GroupState()
+	state.Members = b
+	if err := replica.SaveGroupCheckpoint(replica.Checkpoint(), replica.JournalFrom(), state); err != nil { // before it has a log
+		g.fail(err)
+		return err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := g.peers.core.Found(members); err != nil {
+		g.failLocked(err)
+		return err
+	}
+	g.process()
 	return nil
 }
 
@@ -162,6 +216,9 @@ func (g *Group) install(in *store.SnapshotReader, term uint64, members *pb.ConfS
 		}
 	}
 	if err := store.Install(g.storeConfig(), at, in.Next); err != nil {
+		if failed := g.disk.syncs.failure(); failed != nil { // it will never work in this process
+			g.fail(failed)
+		}
 		return err
 	}
 	if err := g.voidLog(uint64(at.Index), term); err != nil {
@@ -285,8 +342,14 @@ func (g *Group) goOn(at store.Checkpoint, term uint64, members *pb.ConfState) er
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.installed, g.applied = at.Index, at.Index
-	for _, it := range g.peers.table {
-		if it.index != 0 && it.index <= at.Index {
+	for n, it := range g.peers.table {
+		counts := n.Epoch == at.Acceptance.Epoch && n.Incarnation == at.Acceptance.Incarnation && n.Seq <= at.Acceptance.Last
+		if it.own && counts { // accepted, as that state says
+			it.own = false
+			g.unaccepted -= it.size()
+			g.unapplied -= it.size()
+		}
+		if counts || it.index != 0 && it.index <= at.Index {
 			it.done = true
 		}
 	}

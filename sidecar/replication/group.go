@@ -26,6 +26,9 @@ var ErrClosed = errors.New("the volume's log is closed")
 // ErrOpenedBefore: the replica was opened before by this process, which has its journal's history no more.
 var ErrOpenedBefore = errors.New("the replica was opened before by this process: only a new process can open it again")
 
+// ErrSeveral: the replica is one of a group that has had several, and only GroupConfig.Peers opens it.
+var ErrSeveral = errors.New("the replica is a member of a group of several: it cannot be opened as a group of one")
+
 // GroupConfig of a group.
 type GroupConfig struct {
 	Replica *diskdir.Replica
@@ -91,6 +94,9 @@ func (d *Disk) OpenGroup(cfg GroupConfig) (*Group, error) {
 	g.changed, g.work = sync.NewCond(&g.mu), sync.NewCond(&g.mu)
 	if d.wasTaken(g.key()) {
 		return nil, ErrOpenedBefore
+	}
+	if cfg.Peers == nil && cfg.Replica.GroupState().Members != nil { // its checkpoints would forget who the members are, and its votes
+		return nil, ErrSeveral
 	}
 	g.lag = time.AfterFunc(time.Hour, g.applyDue)
 	var err error

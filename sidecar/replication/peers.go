@@ -205,6 +205,44 @@ func (p *peers) drop(n record.Name) {
 	}
 }
 
+// newest is a record of a batch as the table has it; nil if that is another one's.
+func (p *peers) newest(it *item) *item {
+	if it.rec == nil {
+		return nil
+	}
+	if now := p.table[it.rec.Name]; now != nil && !now.done && now.index == it.index {
+		return now
+	}
+	return nil
+}
+
+// sweepTicks are between two looks for records that nobody needs.
+const sweepTicks = 100
+
+// sweep forgets records that are not in the log, and not this owner's to propose: they came with a message that Raft did not take, or with
+// one of an owner that is fenced, or their place in the log was given to others, or the state of a peer has brought what they change. Who
+// wants them in the log sends them again. Otherwise they would stay for ever, and the journal, too. g.mu is held.
+func (g *Group) sweep() {
+	p := g.peers
+	in := map[record.Name]bool{}
+	note := func(entries []*pb.Entry) {
+		for _, e := range entries {
+			if _, n, err := consensus.DecodeName(e.GetData()); err == nil {
+				in[n] = true
+			}
+		}
+	}
+	note(p.core.Entries())
+	for i := range p.backlog {
+		note(p.backlog[i].Entries)
+	}
+	for n, it := range p.table {
+		if !in[n] && !it.own {
+			p.drop(n)
+		}
+	}
+}
+
 // tick advances the group's clock.
 func (g *Group) tick() {
 	g.mu.Lock()
@@ -216,6 +254,9 @@ func (g *Group) tick() {
 	g.process()
 	if g.peers.ticks++; g.peers.ticks%reviewTicks == 0 {
 		g.review()
+	}
+	if g.peers.ticks%sweepTicks == 0 {
+		g.sweep()
 	}
 	if p := g.peers; p.serving == 0 && p.ticks-p.served >= askTicks {
 		p.served = p.ticks

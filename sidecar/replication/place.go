@@ -51,8 +51,13 @@ func (g *Group) whole(it *item) error {
 			o.Data = data
 		}
 	}
+	more := int64(whole.EncodedSize() - it.rec.EncodedSize())
 	if g.peers.table[it.rec.Name] == it {
-		g.peers.bytes += int64(whole.EncodedSize() - it.rec.EncodedSize())
+		g.peers.bytes += more
+	}
+	if it.own {
+		g.unaccepted += more
+		g.unapplied += more
 	}
 	it.rec, it.placed = &whole, nil
 	return nil

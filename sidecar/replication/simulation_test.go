@@ -327,3 +327,17 @@ func mix(parts ...uint64) uint64 {
 	}
 	return x
 }
+
+// TestSimulationAgain runs groups that were not well once: each for a reason that was mended. A story changes with the code, so that a seed may
+// prove nothing any more; together they still cost less than a second.
+func TestSimulationAgain(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	total := &simTotal{faults: map[string]int{}, work: map[string]int{}}
+	for _, seed := range simMended {
+		total.run(t, seed, false)
+	}
+	require.Empty(t, total.violations)
+}
+
+// simMended are seeds that found something: 360 to 5077 on 2026-11-22 in the morning, the others in the second session of that day.
+var simMended = []uint64{360, 539, 5077, 11308, 12262, 12469, 12987, 13309, 13655}

@@ -137,6 +137,22 @@ func (c *Core) Change(changes []*pb.ConfChangeSingle) error {
 	return c.raw.ProposeConfChange(&pb.ConfChangeV2{Changes: changes})
 }
 
+// Empty tells that this replica has no log.
+func (c *Core) Empty() bool { return c.log.base == 0 && c.log.last() == 0 }
+
+// Found makes a replica without a log, and without members, one of the founders. The driver has made them durable.
+func (c *Core) Found(members *pb.ConfState) error {
+	if !c.Empty() || len(c.Members().GetVoters()) > 0 {
+		return errors.New("a replica with a log or members is no founder any more")
+	}
+	for _, id := range members.GetVoters() {
+		add := []*pb.ConfChangeSingle{{Type: pb.ConfChangeAddNode.Enum(), NodeId: &id}}
+		c.raw.ApplyConfChange(&pb.ConfChangeV2{Changes: add})
+	}
+	c.log.initial, c.members = members, []membership{{0, members}}
+	return nil
+}
+
 // Unreachable says that a message to a peer was lost.
 func (c *Core) Unreachable(peer uint64) { c.raw.ReportUnreachable(peer) }
 
