@@ -63,7 +63,8 @@ func expand(workloads []webhook.Workload, nodes int, placed *placement, log *slo
 	case nodes == 0:
 		nodes = max(count, copies)
 	case nodes < copies && len(placed.Nodes) < copies:
-		return nil, fmt.Errorf("--nodes %d: a volume with %d copies needs %d nodes; write --nodes %d, or leave it out", nodes, copies, copies, copies)
+		return nil, fmt.Errorf("--nodes %d: a volume with %d copies needs %d nodes; write --nodes %d, or leave it out, or give the volumes a class of one copy (NAME.remora.dev/class: default)",
+			nodes, copies, copies, copies)
 	}
 	placed.grow(nodes)
 	for _, w := range daemons {

@@ -18,7 +18,7 @@ import (
 )
 
 func replicated(name, namespace string, replicas int) string {
-	return strings.Replace(set(name, namespace, replicas), "data.remora.dev/size: 1Gi", "data.remora.dev/size: 1Gi\n        data.remora.dev/class: replicated", 1)
+	return strings.Replace(set(name, namespace, replicas), "class: default", "class: replicated", 1)
 }
 
 func (r *running) object(namespace, name string) v1alpha1.Volume {

@@ -16,6 +16,7 @@ import (
 	"github.com/remora-storage/remora/api/v1alpha1"
 	"github.com/remora-storage/remora/sidecar/authority"
 	"github.com/remora-storage/remora/sidecar/status"
+	"github.com/remora-storage/remora/webhook/spec"
 )
 
 // report asks all sidecars at once and fills in what is known about those that do not answer.
@@ -220,14 +221,24 @@ Try in another terminal:
   %[1]s status --dir %[3]s
   %[1]s dev restart-pod %[4]s --dir %[3]s
   kill -9 <PID of status>      # the mount waits, the next sidecar goes on
-
+%[7]s
 Traces of every I/O: %[5]s
 Logs: %[6]s
 
 Ctrl-C stops. The data stays in %[3]s: start again and it is there.
 
-`, cmp.Or(s.cfg.Command, "remora"), mount, string(s.layout), first.title, s.otlp(first.title), s.layout.log(first.title))
+`, cmp.Or(s.cfg.Command, "remora"), mount, string(s.layout), first.title, s.otlp(first.title), s.layout.log(first.title), s.nodeHint(first))
 	return b.String()
+}
+
+// nodeHint invites to lose a node, where that is no loss.
+func (s *supervisor) nodeHint(p *pod) string {
+	want := p.wanted()
+	if slices.ContainsFunc(want.spec.Volumes, func(v spec.Volume) bool { return v.Replicas < 2 }) {
+		return ""
+	}
+	return fmt.Sprintf("  %s dev fail-node %s --dir %s      # the pod's node is gone, with its disk: it goes on elsewhere\n",
+		cmp.Or(s.cfg.Command, "remora"), want.node, s.layout)
 }
 
 // WriteTable writes a report for people: a line per volume, and a line per replica where there are several.

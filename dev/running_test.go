@@ -35,6 +35,7 @@ spec:
       annotations:
         remora.dev/volumes: data
         data.remora.dev/size: 1Gi
+        data.remora.dev/class: default
     spec:
       containers:
       - name: app

@@ -38,7 +38,7 @@ func TestBadManifests(t *testing.T) {
 			[]string{"StatefulSet", "db", "data.remora.dev/sice", "size"}},
 		{"size with a wrong unit", bad("4Gi", "20GiB"), []string{"data.remora.dev/size", "20GiB", "20Gi"}},
 		{"negative size", bad("4Gi", `"-1"`), []string{"data.remora.dev/size", "-1", "1Mi"}},
-		{"unknown class", bad("data.remora.dev/size: 4Gi", "data.remora.dev/size: 4Gi\n        data.remora.dev/class: gold"),
+		{"unknown class", bad("class: default", "class: gold"),
 			[]string{"data.remora.dev/class", "gold", "default"}},
 		{"mount path twice", bad("[{name: data, mountPath: /data}]}", "[{name: data, mountPath: /data}, {name: tmp, mountPath: /data}]}\n      volumes: [{name: tmp, emptyDir: {}}]"),
 			[]string{"/data", "tmp"}},

@@ -54,6 +54,7 @@ spec:
       annotations:
         remora.dev/volumes: data
         data.remora.dev/size: %s
+        data.remora.dev/class: default
     spec:
       containers:
       - {name: app, image: app, volumeMounts: [{name: data, mountPath: /data}]}

@@ -14,7 +14,7 @@ import (
 
 // replicated is statefulSet with three copies of each volume.
 func replicated(replicas int) string {
-	return strings.Replace(statefulSet(replicas, "1Gi"), "remora.dev/size: 1Gi", "remora.dev/size: 1Gi\n        data.remora.dev/class: replicated", 1)
+	return strings.Replace(statefulSet(replicas, "1Gi"), "class: default", "class: replicated", 1)
 }
 
 // threeCopies starts one pod whose volume has three copies.

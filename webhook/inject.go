@@ -46,7 +46,10 @@ type Result struct {
 // Inject patches the pods of the files. VolumeClasses of any file count for all of them. The error is of type Errors and has
 // every problem of every document; then there is no Result. Data of the files is not changed, and may be shared with the Result.
 func Inject(files []File, o Options) (Result, error) {
-	in := injector{options: o, classes: spec.BuiltIn(), result: Result{Files: slices.Clone(files)}}
+	in := injector{options: o, classes: spec.BuiltIn(), unnamed: spec.DefaultClass, result: Result{Files: slices.Clone(files)}}
+	if _, named := o.Classes[spec.DefaultClass]; o.Mode == Dev && !named { // the other modes keep one copy in this release
+		in.unnamed = spec.ReplicatedClass
+	}
 	maps.Copy(in.classes, o.Classes)
 	docs := make([][]*document, len(files))
 	for i, f := range files {
@@ -108,6 +111,7 @@ func separator(data []byte) string {
 type injector struct {
 	options Options
 	classes spec.Classes
+	unnamed string // the class of volumes that name none
 	result  Result
 	errors  Errors
 }
@@ -170,6 +174,9 @@ func (in *injector) readClasses(files []File, docs [][]*document) {
 				defined[c.Name] = fmt.Sprintf("%s, document %d", f.Name, d.number)
 				in.bad(f, d, o.name(), problems...)
 				in.classes[c.Name] = c
+				if c.Name == spec.DefaultClass { // the administrator's word
+					in.unnamed = c.Name
+				}
 			}
 		}
 	}

@@ -24,7 +24,7 @@ func TestExampleWorkload(t *testing.T) {
 	w := out.Workloads[0]
 	require.Equal(t, "default StatefulSet db", w.Namespace+" "+w.Kind+" "+w.Name)
 	require.Equal(t, 1, w.Replicas)
-	require.Equal(t, []spec.Volume{{Name: "data", Size: 2 << 30, Class: "default", Replicas: 1, Sealing: v1alpha1.SealingOn, Engine: v1alpha1.EngineReplicated, Mode: spec.ModeFilesystem, Access: spec.ReadWriteOnce,
+	require.Equal(t, []spec.Volume{{Name: "data", Size: 2 << 30, Class: "replicated", Replicas: 3, Sealing: v1alpha1.SealingOn, Engine: v1alpha1.EngineReplicated, Mode: spec.ModeFilesystem, Access: spec.ReadWriteOnce,
 		Trace: spec.Trace{Kind: spec.TraceEvery}}}, w.Spec.Volumes)
 	require.Equal(t, map[string]string{"app": "db"}, w.Template.Labels)
 	c := w.Template.Spec.InitContainers[0]
@@ -33,6 +33,35 @@ func TestExampleWorkload(t *testing.T) {
 	require.Equal(t, corev1.ContainerRestartPolicyAlways, *c.RestartPolicy)
 	require.Contains(t, c.Env, corev1.EnvVar{Name: "OTEL_EXPORTER_OTLP_ENDPOINT", Value: "http://otel:4318"})
 	require.Equal(t, "postgres", w.Template.Spec.Containers[0].Name)
+}
+
+// TestUnnamedClass says which class a volume gets that names none: three copies in dev mode, one where there are no more yet, and always what
+// the administrator calls the default.
+func TestUnnamedClass(t *testing.T) {
+	pod := `{apiVersion: v1, kind: Pod, metadata: {name: p, annotations: {remora.dev/volumes: d, d.remora.dev/size: 1Gi}},
+  spec: {containers: [{name: a, volumeMounts: [{name: d, mountPath: /d}]}]}}`
+	class := "{apiVersion: remora.dev/v1alpha1, kind: VolumeClass, metadata: {name: default}, spec: {sealing: 'off'}}"
+	given, problems := spec.NewClass(spec.DefaultClass, v1alpha1.VolumeClassSpec{Sealing: v1alpha1.SealingOff})
+	require.Empty(t, problems)
+	for _, c := range []struct {
+		mode     Mode
+		manifest string
+		classes  spec.Classes
+		class    string
+		copies   int
+	}{
+		{Dev, pod, nil, "replicated", 3},
+		{Node, pod, nil, "default", 1},
+		{Privileged, pod, nil, "default", 1},
+		{Dev, pod + "\n---\n" + class, nil, "default", 1},
+		{Dev, pod, spec.Classes{spec.DefaultClass: given}, "default", 1},
+	} {
+		out, err := Inject([]File{{"p.yaml", []byte(c.manifest)}}, Options{Mode: c.mode, Classes: c.classes})
+		require.NoError(t, err)
+		v := out.Workloads[0].Spec.Volumes[0]
+		require.Equal(t, c.class, v.Class, "%+v", c)
+		require.Equal(t, c.copies, v.Replicas, "%+v", c)
+	}
 }
 
 // TestClassesCountForAllFiles says that a class may be in any file, and that errors name the files in their order.

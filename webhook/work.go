@@ -38,7 +38,7 @@ func (w *work) run() {
 	}
 	s, problems := spec.Spec{}, []spec.Problem(nil)
 	if !optedOut {
-		s, problems = spec.Parse(annotations, w.classes)
+		s, problems = spec.Parse(annotations, w.classes, w.unnamed)
 	}
 	for _, p := range unquoted {
 		if !slices.ContainsFunc(problems, func(other spec.Problem) bool { return other.Key == p.Key }) {

@@ -37,7 +37,7 @@ spec:
 
 // More annotations of the volume.
 const (
-	sealed   = ""
+	sealed   = ", data.remora.dev/class: default"
 	unsealed = ", data.remora.dev/class: unsealed"
 )
 

@@ -118,11 +118,11 @@ func (h *pods) verify(ctx context.Context, req admission.Request, pod *corev1.Po
 	for name, c := range good {
 		known[name] = c
 	}
-	s, problems := spec.Parse(pod.Annotations, known)
+	s, problems := spec.Parse(pod.Annotations, known, spec.DefaultClass)
 	if found, err := h.classes.unknown(ctx, problems, known, bad); err != nil {
 		return admission.Errored(http.StatusInternalServerError, fmt.Errorf("remora: look up classes: %w", err)), failed
 	} else if found {
-		s, problems = spec.Parse(pod.Annotations, known)
+		s, problems = spec.Parse(pod.Annotations, known, spec.DefaultClass)
 	}
 	if len(problems) > 0 {
 		return refuse(explain(problems, bad)), refused

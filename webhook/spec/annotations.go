@@ -31,13 +31,13 @@ func Wanted(annotations map[string]string) bool {
 	return false
 }
 
-// Parse reads the annotations of a pod. It returns every problem, in the order of the keys; the Spec is good only if there is
-// none. A pod that opted out, or has no annotation of ours, gives an empty Spec.
-func Parse(annotations map[string]string, classes Classes) (Spec, []Problem) {
+// Parse reads the annotations of a pod; unnamed is the class of a volume that names none. It returns every problem, in the order of the
+// keys; the Spec is good only if there is none. A pod that opted out, or has no annotation of ours, gives an empty Spec.
+func Parse(annotations map[string]string, classes Classes, unnamed string) (Spec, []Problem) {
 	if !Wanted(annotations) {
 		return Spec{}, nil
 	}
-	p := parser{annotations: annotations, classes: classes}
+	p := parser{annotations: annotations, classes: classes, unnamed: unnamed}
 	p.volumeNames()
 	p.keys()
 	for _, name := range p.names {
@@ -51,6 +51,7 @@ func Parse(annotations map[string]string, classes Classes) (Spec, []Problem) {
 type parser struct {
 	annotations map[string]string
 	classes     Classes
+	unnamed     string
 	// names are the good names of the list, listed all of them.
 	names, listed []string
 	spec          Spec
@@ -199,7 +200,7 @@ func (p *parser) unknownKey(key string) {
 // volume reads the annotations of one listed volume.
 func (p *parser) volume(name string) {
 	key := func(attr string) string { return name + "." + Domain + "/" + attr }
-	v := Volume{Name: name, Class: DefaultClass, Mode: ModeFilesystem, Access: ReadWriteOnce}
+	v := Volume{Name: name, Class: p.unnamed, Mode: ModeFilesystem, Access: ReadWriteOnce}
 	if class, ok := p.annotations[key(AttrClass)]; ok {
 		v.Class = class
 	}

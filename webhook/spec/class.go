@@ -14,9 +14,9 @@ import (
 
 // The built-in classes. A VolumeClass of the same name replaces one.
 const (
-	// DefaultClass keeps one copy. It is the class of a volume that names none.
+	// DefaultClass keeps one copy. It is the class of a volume that names none, but in dev mode (webhook.Options.Mode).
 	DefaultClass = "default"
-	// ReplicatedClass keeps three copies, on three nodes.
+	// ReplicatedClass keeps three copies, on three nodes. In dev mode it is the class of a volume that names none.
 	ReplicatedClass = "replicated"
 )
 

@@ -72,13 +72,13 @@ func TestParse(t *testing.T) {
 	s, problems := Parse(map[string]string{
 		"remora.dev/volumes": " data , logs", "data.remora.dev/size": "2Gi", "data.remora.dev/trace": "slow",
 		"logs.remora.dev/class": "small", "remora.dev/status": "x", "other/key": "y", "notremora.dev/z": "z",
-	}, classes)
+	}, classes, DefaultClass)
 	require.Empty(t, problems)
 	require.Equal(t, Spec{Volumes: []Volume{
 		{Name: "data", Size: 2 << 30, Class: "default", Replicas: 1, Sealing: v1alpha1.SealingOn, Engine: v1alpha1.EngineReplicated, Mode: ModeFilesystem, Access: ReadWriteOnce, Trace: Trace{Kind: TraceSlow}},
 		{Name: "logs", Size: 1 << 30, Class: "small", Replicas: 1, Sealing: v1alpha1.SealingOn, Engine: v1alpha1.EngineReplicated, Mode: ModeFilesystem, Access: ReadWriteOnce, Trace: Trace{Kind: TraceRatio, Ratio: 0.5}},
 	}}, s)
-	_, problems = Parse(map[string]string{"remora.dev/volumes": "logs", "logs.remora.dev/class": "small", "logs.remora.dev/trace": "slow"}, classes)
+	_, problems = Parse(map[string]string{"remora.dev/volumes": "logs", "logs.remora.dev/class": "small", "logs.remora.dev/trace": "slow"}, classes, DefaultClass)
 	require.Len(t, problems, 1)
 	require.Equal(t, `logs.remora.dev/trace: "slow": is not allowed by class "small"; allowed: ratio:0.5; fix: write "ratio:0.5"`, problems[0].String())
 }
@@ -96,8 +96,8 @@ func FuzzParse(f *testing.F) {
 	f.Add("d", "d.remora.dev/size", "1e2000000000", "remora.dev", "\xff")
 	f.Fuzz(func(t *testing.T, volumes, key1, value1, key2, value2 string) {
 		annotations := map[string]string{KeyVolumes: volumes, key1: value1, key2: value2}
-		s, problems := Parse(annotations, BuiltIn())
-		_, again := Parse(annotations, BuiltIn())
+		s, problems := Parse(annotations, BuiltIn(), DefaultClass)
+		_, again := Parse(annotations, BuiltIn(), DefaultClass)
 		require.Equal(t, problems, again)
 		for _, p := range problems {
 			require.NotContains(t, p.String(), "\n")
