@@ -137,7 +137,11 @@ func (s *Store) complete() error {
 	if unsaved {
 		return nil
 	}
-	if err := s.db.Delete(incompleteKey, pebble.NoSync); err != nil {
+	err := s.db.DeleteRange([]byte{lackPrefix}, []byte{lackPrefix + 1}, pebble.NoSync)
+	if err == nil {
+		err = s.db.Delete(incompleteKey, pebble.NoSync)
+	}
+	if err != nil {
 		return s.fail(fmt.Errorf("mark the replica as complete: %w", err))
 	}
 	s.incomplete.Store(false)

@@ -60,6 +60,11 @@ func DecodeLocal(key, value []byte) (Local, error) {
 		return Local{Incomplete: true}, nil
 	case len(key) == 9 && key[0] == keptPrefix && len(value) == 16:
 		return Local{Incomplete: true}, nil
+	case len(key) == 9 && key[0] == lackPrefix:
+		if _, err := decodeLacks(value); err != nil {
+			return bad(err)
+		}
+		return Local{Incomplete: true}, nil
 	case len(key) == 9 && key[0] == residencyPrefix:
 		r, err := decodeResidency(value)
 		if err != nil {

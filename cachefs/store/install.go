@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -18,8 +20,8 @@ import (
 const installBatch = 1 << 20
 
 // Install brings the store in cfg.Dir, which nobody has open, to a snapshot of a peer: next returns its keys in order, and io.EOF behind
-// the last. The directory is empty, or has an older state of the same volume. Content stays where it is the content at the snapshot;
-// everything else is absent from then on. It is durable when Install returns; the caller then saves at as the replica's checkpoint, and
+// the last. The directory is empty, or has an older state of the same volume. Content stays where it is the content at the snapshot, of which
+// the sender's own gaps tell, too (lacks.go); everything else is absent from then on. It is durable when Install returns; the caller then saves at as the replica's checkpoint, and
 // opens the store with it.
 //
 // cfg.Checkpoint is the replica's last durable one: what is newer than it stays only if it is in no way of the disk's mercy, so nothing
@@ -68,7 +70,9 @@ type install struct {
 	last    []byte // newest key of the stream
 	absent  int64  // bytes
 	kept    int    // blobs
+	saved   int    // of an older change, of which the sender lacks what is here
 	dropped int
+	revised map[record.BlobID]residency // of those that are saved, as they are when everything is here
 }
 
 func (in *install) run(at Checkpoint, next func() (key, value []byte, err error)) error {
@@ -77,7 +81,7 @@ func (in *install) run(at Checkpoint, next func() (key, value []byte, err error)
 	}
 	// Before a key of the stream: a batch knows an order too.
 	err := errors.Join(in.batch.DeleteRange([]byte{0}, []byte{meta.LocalPrefix}, nil), in.batch.Delete(appliedKey, nil),
-		in.batch.Delete(answersKey, nil), in.batch.DeleteRange([]byte{keptPrefix}, []byte{keptPrefix + 1}, nil))
+		in.batch.Delete(answersKey, nil), in.batch.DeleteRange([]byte{keptPrefix}, []byte{lackPrefix + 1}, nil))
 	if err != nil {
 		return err
 	}
@@ -117,6 +121,9 @@ func (in *install) take(key, value []byte) error {
 			return fmt.Errorf("%w: %w", ErrMalformed, err)
 		}
 		return in.set(key, value)
+	}
+	if key[0] == lackPrefix {
+		return in.lack(key, value)
 	}
 	k, err := meta.ParseKey(key)
 	if err != nil {
@@ -176,7 +183,11 @@ func (in *install) keep(w *Want) error {
 		}
 	}
 	in.absent += int64(count(absent)) * record.BlockSize
-	return nil
+	if absent.IsZero() {
+		return nil
+	}
+	l := lacks{w.Ino, w.Chunk, []lack{{w.Last, absent}}}
+	return in.set(lackKey(w.Blob), l.append(nil))
 }
 
 // drop removes residency and seals of what does not stay.
@@ -208,12 +219,17 @@ func (in *install) drop() error {
 
 // finish makes the store one that can be opened, and durable.
 func (in *install) finish(at Checkpoint) error {
-	err := errors.Join(in.batch.Set(appliedKey, encodeApplied(nil, at), nil), in.batch.Set(incompleteKey, nil, nil),
-		in.batch.Delete(installingKey, nil), in.commit())
+	err := errors.Join(in.commit(), in.batch.Set(appliedKey, encodeApplied(nil, at), nil), in.batch.Set(incompleteKey, nil, nil),
+		in.batch.Delete(installingKey, nil))
+	for _, id := range slices.Sorted(maps.Keys(in.revised)) {
+		r := in.revised[id]
+		err = errors.Join(err, in.batch.Set(residencyKey(id), r.append(nil), nil))
+	}
+	err = errors.Join(err, in.commit())
 	if err == nil {
 		err = in.s.flush()
 	}
-	in.s.cfg.Logger.Info("snapshot installed", "index", at.Index, "kept", in.kept, "dropped", in.dropped, "absent_bytes", in.absent)
+	in.s.cfg.Logger.Info("snapshot installed", "index", at.Index, "kept", in.kept, "saved", in.saved, "dropped", in.dropped, "absent_bytes", in.absent)
 	return err
 }
 

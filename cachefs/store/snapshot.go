@@ -82,7 +82,7 @@ func (n *Snapshot) Send(ctx context.Context, w io.Writer) error {
 	head := append(append([]byte(nil), snapshotMagic[:]...), byte(len(position)))
 	_, _ = out.Write(append(head, position...)) // a bufio.Writer remembers its error
 	keys := uint64(0)
-	err := n.Each(func(key, value []byte) error {
+	send := func(key, value []byte) error {
 		if keys++; keys%1024 == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -93,7 +93,13 @@ func (n *Snapshot) Send(ctx context.Context, w io.Writer) error {
 		_, _ = out.Write(key)
 		_, err := out.Write(value)
 		return err
-	})
+	}
+	err := n.Each(send)
+	if _, incomplete, e := n.get(incompleteKey); err == nil && incomplete {
+		err = n.absences(send)
+	} else {
+		err = errors.Join(err, e)
+	}
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/remora-storage/remora/cachefs/store"
+	"github.com/remora-storage/remora/sidecar/replication/consensus"
 )
 
 // Bulk requests of one replica to another. The first byte of a request says what it is for.
@@ -101,45 +102,51 @@ func (g *Group) serving() (done func()) {
 }
 
 func (g *Group) sendState(ctx context.Context, w io.Writer) (err error) {
-	snapshot, term, members, err := g.stateNow(ctx)
+	snapshot, state, err := g.stateNow(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, snapshot.Close()) }()
-	b, err := proto.Marshal(members)
+	b, err := proto.Marshal(state.Members)
 	if err != nil {
 		return err
 	}
-	head := binary.LittleEndian.AppendUint64(nil, term)
-	head = binary.LittleEndian.AppendUint32(head, uint32(len(b)))
-	if _, err := w.Write(append(head, b...)); err != nil {
+	le := binary.LittleEndian
+	head := le.AppendUint32(le.AppendUint64(nil, state.Term), uint32(len(b)))
+	head = le.AppendUint32(append(head, b...), uint32(len(state.Terms)))
+	for _, t := range state.Terms {
+		head = le.AppendUint64(le.AppendUint64(head, t.Index), t.Term)
+	}
+	if _, err := w.Write(head); err != nil {
 		return err
 	}
 	return snapshot.Send(ctx, w)
 }
 
-// stateNow returns a snapshot, with the term of its index and the members there. It is of no older index than what is committed now: who
+// stateNow returns a snapshot, with what Raft must know of its index. It is of no older index than what is committed now: who
 // asks has just become a member, most often, and must find itself there.
-func (g *Group) stateNow(ctx context.Context) (*store.Snapshot, uint64, *pb.ConfState, error) {
+func (g *Group) stateNow(ctx context.Context) (*store.Snapshot, consensus.State, error) {
 	if err := g.applyAll(ctx); err != nil {
-		return nil, 0, nil, err
+		return nil, consensus.State{}, err
 	}
 	for try := 0; ; try++ {
 		s, err := g.Store().Snapshot()
 		if err != nil {
-			return nil, 0, nil, err
+			return nil, consensus.State{}, err
 		}
+		at := s.Position()
 		g.mu.Lock()
-		term, members, err := g.peers.core.At(uint64(s.Position().Index))
+		term, members, err := g.peers.core.At(uint64(at.Index))
+		terms := g.peers.core.Terms(uint64(at.Index))
 		g.mu.Unlock()
 		// At index 0 the members are the founders.
-		if err == nil && (s.Position().Index > 0 || len(members.GetVoters()) > 0) {
-			return s, term, members, nil
+		if err == nil && (at.Index > 0 || len(members.GetVoters()) > 0) {
+			return s, consensus.State{Index: uint64(at.Index), Term: term, Terms: terms, Members: members, Acceptance: at.Acceptance}, nil
 		}
 		if err = errors.Join(err, s.Close()); err != nil && try < 10 { // the log was compacted in between
 			continue
 		}
-		return nil, 0, nil, errors.Join(errNotHere, err)
+		return nil, consensus.State{}, errors.Join(errNotHere, err)
 	}
 }
 
@@ -158,21 +165,45 @@ func (g *Group) applyAll(ctx context.Context) error {
 	return nil
 }
 
-func readStateHeader(r io.Reader) (term uint64, members *pb.ConfState, err error) {
-	var head [12]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return 0, nil, fmt.Errorf("read a state: %w", err)
+// readStateHeader reads what comes before a snapshot. Index and Acceptance are the snapshot's.
+func readStateHeader(r io.Reader) (consensus.State, error) {
+	le := binary.LittleEndian
+	read := func(n uint32) ([]byte, error) {
+		if n > 64<<10 {
+			return nil, fmt.Errorf("%w: a state that begins with %d bytes", ErrMessage, n)
+		}
+		b := make([]byte, n)
+		if _, err := io.ReadFull(r, b); err != nil {
+			return nil, fmt.Errorf("read a state: %w", err)
+		}
+		return b, nil
 	}
-	n := binary.LittleEndian.Uint32(head[8:])
-	if n > 64<<10 {
-		return 0, nil, fmt.Errorf("%w: members of %d bytes", ErrMessage, n)
+	head, err := read(12)
+	if err != nil {
+		return consensus.State{}, err
 	}
-	b := make([]byte, n)
-	if _, err := io.ReadFull(r, b); err != nil {
-		return 0, nil, fmt.Errorf("read a state: %w", err)
+	s := consensus.State{Term: le.Uint64(head), Members: &pb.ConfState{}}
+	b, err := read(le.Uint32(head[8:]))
+	if err == nil {
+		err = proto.Unmarshal(b, s.Members)
 	}
-	members = &pb.ConfState{}
-	return binary.LittleEndian.Uint64(head[:]), members, proto.Unmarshal(b, members)
+	if err != nil {
+		return s, err
+	}
+	if b, err = read(4); err != nil {
+		return s, err
+	}
+	n := le.Uint32(b)
+	if n > 4<<10 {
+		return s, fmt.Errorf("%w: %d terms", ErrMessage, n)
+	}
+	if b, err = read(16 * n); err != nil {
+		return s, err
+	}
+	for ; len(b) > 0; b = b[16:] {
+		s.Terms = append(s.Terms, consensus.TermStart{Index: le.Uint64(b), Term: le.Uint64(b[8:])})
+	}
+	return s, nil
 }
 
 func (g *Group) sendContent(request []byte, w io.Writer) error {

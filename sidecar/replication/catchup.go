@@ -11,8 +11,9 @@ import (
 	pb "go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/remora-storage/remora/cachefs/record"
 	"github.com/remora-storage/remora/cachefs/store"
-	"github.com/remora-storage/remora/sidecar/replication/diskdir"
+	"github.com/remora-storage/remora/sidecar/replication/consensus"
 	"github.com/remora-storage/remora/sidecar/replication/journal"
 )
 
@@ -52,7 +53,7 @@ func (g *Group) catcher() {
 			if err == nil {
 				break
 			}
-			if p.ctx.Err() == nil && !errors.Is(err, errNoLeader) {
+			if p.ctx.Err() == nil && !errors.Is(err, errNoLeader) && !errors.Is(err, errUnapplied) {
 				g.cfg.Logger.Warn("this replica is not caught up yet; it is tried again", "err", err)
 			}
 			select {
@@ -87,7 +88,7 @@ func (g *Group) catchUp(ctx context.Context) error {
 		return fmt.Errorf("fetch the state of %016x: %w", leader, err)
 	}
 	defer r.Close()
-	term, members, err := readStateHeader(r)
+	state, err := readStateHeader(r)
 	if err != nil {
 		return err
 	}
@@ -95,11 +96,16 @@ func (g *Group) catchUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	members := state.Members
+	state.Index, state.Acceptance = uint64(in.Position().Index), in.Position().Acceptance
 	if self := uint64(g.key().replica); !slices.Contains(slices.Concat(members.GetVoters(), members.GetVotersOutgoing(), members.GetLearners(), members.GetLearnersNext()), self) {
 		return fmt.Errorf("the state of %016x at index %d does not know this replica as a member", leader, in.Position().Index)
 	}
 	if in.Position().Index == 0 {
 		return g.found(members)
+	}
+	if err := g.learn(state); err != nil {
+		return err
 	}
 	if done, err := g.empty(in.Position()); done || err != nil {
 		return err
@@ -107,10 +113,32 @@ func (g *Group) catchUp(ctx context.Context) error {
 	// From here on there is no way back but forward.
 	g.applying.Lock()
 	defer g.applying.Unlock()
-	if err := g.install(in, term, members); err != nil {
+	if err := g.install(in, state); err != nil {
 		return err
 	}
 	g.cfg.Logger.Info("caught up with the group by a copy of its state", "from", fmt.Sprintf("%016x", leader), "index", in.Position().Index, "took", time.Since(start))
+	return nil
+}
+
+// errUnapplied: not yet, that is.
+var errUnapplied = errors.New("what this replica has of the group's log is applied first")
+
+// learn has everything applied that our log has of the group's: what others lack of it stays here (store.Install).
+func (g *Group) learn(state consensus.State) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.hollow.Load() || record.Index(state.Index) <= g.applied {
+		return nil
+	}
+	if err := g.peers.core.Learn(state.Terms, state.Index); err != nil {
+		return err
+	}
+	g.process()
+	if len(g.queue) > 0 || g.applied < g.core.committed {
+		g.due = true
+		g.work.Signal()
+		return errUnapplied
+	}
 	return nil
 }
 
@@ -180,8 +208,14 @@ func (g *Group) empty(at store.Checkpoint) (done bool, err error) {
 }
 
 // install replaces the store. g.applying is held.
-func (g *Group) install(in *store.SnapshotReader, term uint64, members *pb.ConfState) error {
+func (g *Group) install(in *store.SnapshotReader, to consensus.State) error {
 	at, replica := in.Position(), g.cfg.Replica
+	if !replica.GroupState().Installing {
+		if err := g.Checkpoint(); err != nil { // content stays that a checkpoint has
+			g.fail(err)
+			return err
+		}
+	}
 	old, state := replica.Checkpoint(), replica.GroupState()
 	if !state.Installing {
 		err := g.bringIn()
@@ -221,14 +255,14 @@ func (g *Group) install(in *store.SnapshotReader, term uint64, members *pb.ConfS
 		}
 		return err
 	}
-	if err := g.voidLog(uint64(at.Index), term); err != nil {
+	if err := g.voidLog(to.Index, to.Term); err != nil {
 		g.fail(err)
 		return err
 	}
-	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(members)
+	saved, err := encodeState(to)
 	if err == nil {
-		from := min(g.needsAbove(uint64(at.Index)), g.disk.journal.Synced())
-		err = replica.SaveGroupCheckpoint(at, uint64(from), diskdir.GroupState{Term: term, Members: b})
+		from := min(g.needsAbove(to.Index), g.disk.journal.Synced())
+		err = replica.SaveGroupCheckpoint(at, uint64(from), saved)
 	}
 	if err == nil {
 		err = g.reopen(at)
@@ -237,7 +271,7 @@ func (g *Group) install(in *store.SnapshotReader, term uint64, members *pb.ConfS
 		g.fail(err)
 		return err
 	}
-	return g.goOn(at, term, members)
+	return g.goOn(at, to)
 }
 
 // has tells whether our log has an index as the group has it. g.mu is held.
@@ -338,7 +372,7 @@ func (g *Group) reopen(at store.Checkpoint) error {
 }
 
 // goOn applies what was committed meanwhile.
-func (g *Group) goOn(at store.Checkpoint, term uint64, members *pb.ConfState) error {
+func (g *Group) goOn(at store.Checkpoint, to consensus.State) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.installed, g.applied = at.Index, at.Index
@@ -363,10 +397,10 @@ func (g *Group) goOn(at store.Checkpoint, term uint64, members *pb.ConfState) er
 	g.core.committed = max(g.core.committed, at.Index)
 	g.core.last = max(g.core.last, at.Index)
 	g.firstKept = g.peers.needs(g.disk.journal.End())
-	if !g.has(uint64(at.Index), term) {
-		err := g.peers.core.Restore(uint64(at.Index), term, members, at.Acceptance)
+	if !g.has(to.Index, to.Term) {
+		err := g.peers.core.Restore(to)
 		g.process()
-		if !g.has(uint64(at.Index), term) { // the leader has changed in between, say: again
+		if !g.has(to.Index, to.Term) { // the leader has changed in between, say: again
 			return errors.Join(fmt.Errorf("raft did not take the state at index %d", at.Index), err)
 		}
 	}

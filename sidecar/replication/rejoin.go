@@ -64,7 +64,8 @@ func (g *Group) replayPeers() error {
 // coreConfig is what the checkpoint and the journal have of Raft's state.
 func (g *Group) coreConfig(from store.Checkpoint, h *history) (consensus.Config, error) {
 	state := g.cfg.Replica.GroupState()
-	cfg := consensus.Config{ID: uint64(g.key().replica), Index: uint64(from.Index), Term: state.Term, Acceptance: from.Acceptance, Logger: g.cfg.Logger,
+	cfg := consensus.Config{ID: uint64(g.key().replica), Index: uint64(from.Index), Term: state.Term, Terms: termsOf(state), Acceptance: from.Acceptance,
+		Logger:  g.cfg.Logger,
 		Members: &pb.ConfState{}, Hard: consensus.HardState{Term: h.hard.Term, Vote: h.hard.Vote, Commit: h.hard.Commit}}
 	switch {
 	case state.Members != nil:
@@ -172,14 +173,34 @@ func (g *Group) groupState(at store.Checkpoint) diskdir.GroupState {
 	if err != nil {
 		g.failLocked(fmt.Errorf("term of index %d: %w", at.Index, err))
 	}
-	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(members)
+	s, err := encodeState(consensus.State{Term: t, Members: members, Terms: g.peers.core.Terms(uint64(at.Index))})
 	if err != nil {
-		g.failLocked(fmt.Errorf("encode members: %w", err))
+		g.failLocked(err)
+	}
+	return s
+}
+
+// encodeState is what a superblock keeps of a state.
+func encodeState(at consensus.State) (diskdir.GroupState, error) {
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(at.Members)
+	if err != nil {
+		return diskdir.GroupState{}, fmt.Errorf("encode members: %w", err)
 	}
 	if b == nil {
 		b = []byte{}
 	}
-	return diskdir.GroupState{Term: t, Members: b}
+	s := diskdir.GroupState{Term: at.Term, Members: b}
+	for _, t := range at.Terms {
+		s.Terms = append(s.Terms, [2]uint64{t.Index, t.Term})
+	}
+	return s, nil
+}
+
+func termsOf(s diskdir.GroupState) (terms []consensus.TermStart) {
+	for _, t := range s.Terms {
+		terms = append(terms, consensus.TermStart{Index: t[0], Term: t[1]})
+	}
+	return terms
 }
 
 // leaveTime bounds how long a replica that stops tries to leave nothing behind: what it has answered is in its journal.

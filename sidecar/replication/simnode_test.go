@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/raft/v3/raftpb"
 
 	"github.com/remora-storage/remora/cachefs/record"
 	"github.com/remora-storage/remora/cachefs/seal"
@@ -452,8 +453,9 @@ func (l *simLife) catchUp() {
 		l.s.after(time.Millisecond, l.catchUp)
 		return
 	}
+	var asked *pb.Message
 	select {
-	case <-l.group.peers.install:
+	case asked = <-l.group.peers.install:
 	default:
 	}
 	l.s.note("node %d is to be caught up", l.n.id)
@@ -465,6 +467,10 @@ func (l *simLife) catchUp() {
 			l.s.worked("copies that failed", 1)
 			l.s.aside("node %d is not caught up: %v", l.n.id, err)
 			time.Sleep(catchUpPause)
+			select {
+			case l.group.peers.install <- asked: // again
+			default:
+			}
 		}
 		l.applying.Store(false)
 		l.catchDue.Store(false)

@@ -22,9 +22,10 @@ const (
 
 // Config of a Core: what this replica had when it stopped.
 type Config struct {
-	ID         uint64 // of this replica
-	Index      uint64 // of the checkpoint: the log begins behind it
-	Term       uint64 // of that index
+	ID         uint64      // of this replica
+	Index      uint64      // of the checkpoint: the log begins behind it
+	Term       uint64      // of that index
+	Terms      []TermStart // up to that index
 	Acceptance record.Acceptance
 	Members    *pb.ConfState // at that index
 	Hard       HardState
@@ -46,6 +47,8 @@ type Core struct {
 	acceptance record.Acceptance // of what came out of Ready as committed
 	delivered  uint64            // the newest index of that
 	members    []membership      // at and behind the start of the log, ascending
+	history    []TermStart       // up to the start of the log
+	restoring  []TermStart       // of the state that Raft is to take
 	leader     uint64
 	term       uint64
 	leads      bool
@@ -72,6 +75,7 @@ type membership struct {
 // New starts a replica. It is a follower until Raft says otherwise.
 func New(cfg Config) (*Core, error) {
 	c := &Core{id: cfg.ID, acceptance: cfg.Acceptance, delivered: cfg.Index, ignore: cfg.Ignore, members: []membership{{cfg.Index, cfg.Members}}}
+	c.history = cfg.Terms
 	c.log = memory{initial: cfg.Members, base: cfg.Index, term: cfg.Term, entries: cfg.Entries, snapshot: c.snapshot}
 	hard := cfg.Hard
 	hard.Commit = min(max(hard.Commit, cfg.Index), c.log.last())
@@ -132,7 +136,7 @@ func (c *Core) Transfer(to uint64) { c.raw.TransferLeader(to) }
 // Change proposes another set of members. Only a leader can.
 func (c *Core) Change(changes []*pb.ConfChangeSingle) error {
 	if c.log.base == 0 && c.delivered > 0 {
-		c.log.compact(1) // whoever joins must not find a log that begins without members
+		c.compact(1) // whoever joins must not find a log that begins without members
 	}
 	return c.raw.ProposeConfChange(&pb.ConfChangeV2{Changes: changes})
 }
@@ -277,6 +281,7 @@ func (c *Core) write(m *pb.Message, out *Output) {
 	if s := m.GetSnapshot(); s != nil && !raft.IsEmptySnap(s) {
 		at := s.GetMetadata()
 		c.log.restore(at.GetIndex(), at.GetTerm())
+		c.history, c.restoring = c.restoring, nil
 		c.members = []membership{{at.GetIndex(), at.GetConfState()}}
 		c.delivered = at.GetIndex()
 		w.Restored, w.Start = true, at.GetIndex()
@@ -380,18 +385,28 @@ func (c *Core) At(index uint64) (term uint64, members *pb.ConfState, err error) 
 	return term, c.membersAt(index), err
 }
 
+// State is what a replica must know of the group's log to go on behind an index of it.
+type State struct {
+	Index, Term uint64
+	Terms       []TermStart // up to Index
+	Members     *pb.ConfState
+	Acceptance  record.Acceptance
+}
+
 // Restore says that the driver has installed the group's state as it was at an index, because a MsgSnap said that the log does not reach
 // back to ours.
-func (c *Core) Restore(index, term uint64, members *pb.ConfState, a record.Acceptance) error {
-	if index <= c.delivered {
+func (c *Core) Restore(at State) error {
+	if at.Index <= c.delivered {
 		return nil
 	}
-	meta := &pb.SnapshotMetadata{Index: proto.Uint64(index), Term: proto.Uint64(term), ConfState: members}
+	a := at.Acceptance
+	meta := &pb.SnapshotMetadata{Index: proto.Uint64(at.Index), Term: proto.Uint64(at.Term), ConfState: at.Members}
 	m := &pb.Message{Type: pb.MsgSnap.Enum(), To: proto.Uint64(c.id), From: proto.Uint64(c.leader), Term: proto.Uint64(c.raw.BasicStatus().HardState.GetTerm()),
 		Snapshot: &pb.Snapshot{Metadata: meta}}
 	c.acceptance = a
 	c.stream.skip(a)
 	c.stream.review(a)
+	c.restoring = at.Terms
 	return c.raw.Step(m)
 }
 
@@ -418,10 +433,18 @@ func (c *Core) Compact(applied uint64, most int) {
 
 // Forget drops the log up to an index that is applied, whoever needs it: what is in it cannot be sent any more.
 func (c *Core) Forget(applied uint64) {
-	c.log.compact(applied)
+	c.compact(applied)
 	for len(c.members) > 1 && c.members[1].index <= c.log.base {
 		c.members = c.members[1:]
 	}
+}
+
+// compact drops the start of the log, and keeps its terms.
+func (c *Core) compact(upTo uint64) {
+	if upTo > c.log.base && upTo <= c.log.last() {
+		c.history = c.Terms(upTo)
+	}
+	c.log.compact(upTo)
 }
 
 // Base is the index before the first entry in memory.

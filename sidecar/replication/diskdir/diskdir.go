@@ -193,9 +193,10 @@ type checkpointJSON struct {
 	Seq         uint64 `json:"seq"`
 	JournalFrom uint64 `json:"journalFrom"`
 	// Of a replica in a group of several; see GroupState.
-	Term       uint64 `json:"term,omitempty"`
-	Members    []byte `json:"members,omitzero"` // none is not the same as never
-	Installing bool   `json:"installing,omitempty"`
+	Term       uint64      `json:"term,omitempty"`
+	Members    []byte      `json:"members,omitzero"` // none is not the same as never
+	Terms      [][2]uint64 `json:"terms,omitempty"`
+	Installing bool        `json:"installing,omitempty"`
 }
 
 // GroupState is what a replica of a group of several keeps with its checkpoint.
@@ -204,6 +205,8 @@ type GroupState struct {
 	Members []byte // of the group there, as the consensus package encodes them; nil: the replica has never been in a group of several
 	// Installing: the store is being replaced by a peer's. What it holds is of no use until that is done; blobs may be.
 	Installing bool
+	// Terms are those of the log up to the checkpoint's index: from which index on, and which.
+	Terms [][2]uint64
 }
 
 // Replica is an open replica directory.
@@ -330,14 +333,14 @@ func (r *Replica) SaveCheckpoint(c store.Checkpoint, journalFrom uint64) error {
 // SaveGroupCheckpoint is SaveCheckpoint for a replica in a group of several.
 func (r *Replica) SaveGroupCheckpoint(c store.Checkpoint, journalFrom uint64, g GroupState) error {
 	r.super.Checkpoint = checkpointJSON{uint64(c.Index), uint64(c.Acceptance.Epoch), uint32(c.Acceptance.Incarnation), uint64(c.Acceptance.Last), journalFrom,
-		g.Term, g.Members, g.Installing}
+		g.Term, g.Members, g.Terms, g.Installing}
 	return r.block.save(r.super)
 }
 
 // GroupState is what SaveGroupCheckpoint saved.
 func (r *Replica) GroupState() GroupState {
 	c := r.super.Checkpoint
-	return GroupState{c.Term, c.Members, c.Installing}
+	return GroupState{c.Term, c.Members, c.Installing, c.Terms}
 }
 
 // Close gives the files back.
