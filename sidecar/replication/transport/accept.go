@@ -108,10 +108,27 @@ func (t *Transport) ended(ctx context.Context, c *conn, err error) {
 	c.bye(err.Error())
 }
 
+// drainEvery so many bytes a Drainer is told although more has come.
+const drainEvery = 256 << 10
+
+// Drainer is a Handler that has something to do for many frames together: Drained is called when those that have come over a connection
+// are handed over, by the goroutine that calls Receive. Where the rest of a frame is yet to come it is called after that.
+type Drainer interface {
+	Drained()
+}
+
 // receive reads frames until the connection ends. io.EOF is a good end.
 func (t *Transport) receive(c *conn) error {
 	c.sock.dead = t.cfg.DeadAfter
-	r := &frameReader{r: bufio.NewReaderSize(c, 32<<10), maxBody: t.cfg.MaxFrame}
+	buffer := bufio.NewReaderSize(c, 32<<10)
+	r := &frameReader{r: buffer, maxBody: t.cfg.MaxFrame}
+	drainer, _ := t.cfg.Handler.(Drainer)
+	undrained := 0
+	defer func() {
+		if undrained > 0 && drainer != nil {
+			drainer.Drained()
+		}
+	}()
 	pong := appendFrame(nil, Header{Kind: kindPong})
 	unanswered, refused := 0, 0
 	for {
@@ -138,6 +155,11 @@ func (t *Transport) receive(c *conn) error {
 			refused = 0
 			if err := t.take(c, r, h); err != nil {
 				return err
+			}
+			undrained += headerBytes + r.left
+			if drainer != nil && (undrained > drainEvery || buffer.Buffered() == 0 && !c.sock.more()) {
+				undrained = 0
+				drainer.Drained()
 			}
 		}
 		if unanswered += headerBytes + r.left; unanswered >= pongEvery {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,7 +27,12 @@ type socket struct {
 
 	mu      sync.Mutex // guards what follows
 	holding bool
-	buf     []byte
+	buf     []byte // that is not written yet: while holding, or because tryFlush could not
+
+	raw     syscall.RawConn // of tryFlush, with what follows; nil: it does nothing
+	attempt func(fd uintptr) bool
+	rest    []byte
+	failed  error
 }
 
 func (s *socket) Read(b []byte) (int, error) {
@@ -44,11 +50,11 @@ func (s *socket) Read(b []byte) (int, error) {
 func (s *socket) Write(b []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.holding {
+	if !s.holding && len(s.buf) == 0 {
 		return s.Conn.Write(b)
 	}
 	s.buf = append(s.buf, b...)
-	if len(s.buf) < flushBytes {
+	if s.holding && len(s.buf) < flushBytes {
 		return len(b), nil
 	}
 	return len(b), s.flushLocked()
@@ -99,6 +105,7 @@ func (t *Transport) handshake(ctx context.Context, nc net.Conn, server bool, pro
 	if err != nil {
 		return nil, &refusal{"own_certificate", err}
 	}
+	sock.direct()
 	c := &conn{sock: sock, own: own, roots: roots}
 	c.setTimeout(t.cfg.DeadAfter)
 	config := t.tlsConfig(c, server, protocols)
@@ -146,7 +153,10 @@ func (c *conn) write(parts ...[]byte) error {
 	if len(parts) > 1 || len(parts[0]) > 16<<10 {
 		c.sock.hold()
 	}
-	var err error
+	return errors.Join(c.encrypt(parts), c.sock.flush())
+}
+
+func (c *conn) encrypt(parts [][]byte) (err error) {
 	for _, p := range parts {
 		for len(p) > 0 && err == nil {
 			n := min(len(p), chunkBytes)
@@ -160,7 +170,7 @@ func (c *conn) write(parts ...[]byte) error {
 			p = p[n:]
 		}
 	}
-	return errors.Join(err, c.sock.flush())
+	return err
 }
 
 // bye tells the peer why, if it still listens, and closes.

@@ -7,19 +7,23 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"sync"
 	"time"
 )
 
-// link sends the frames for one address. Its goroutine owns everything but the queue.
+// link sends the frames for one address. Its goroutine makes the connections and ends them; who calls Flush may write, too.
 type link struct {
 	t    *Transport
 	addr string
 	q    *queue
 
 	failures int
-	batch    []queued // what was taken last, for the queue to use again
-	parts    [][]byte
 	control  []byte
+
+	mu    sync.Mutex // held by who writes; whoever gives it back looks again whether something was queued meanwhile
+	c     *outgoing  // that others may write to; nil while there is none
+	batch []queued   // what was taken last, for the queue to use again
+	parts [][]byte
 }
 
 // outgoing is a connection that a link writes to. Its reader hears pongs, and why the peer closes.
@@ -191,7 +195,8 @@ func byeError(r *frameReader) error {
 
 // serve sends what is queued over a connection, until it breaks. It moves on to a new one in time.
 func (l *link) serve(ctx context.Context, c *outgoing) error {
-	defer func() { _ = c.sock.Close(); <-c.dead }()
+	defer func() { l.use(nil); _ = c.sock.Close(); <-c.dead }()
+	l.use(c)
 	tick := time.NewTicker(l.t.cfg.Tick)
 	defer tick.Stop()
 	var next chan *outgoing // while a new connection is made
@@ -205,6 +210,7 @@ func (l *link) serve(ctx context.Context, c *outgoing) error {
 	for {
 		select {
 		case <-ctx.Done():
+			l.use(nil)
 			l.finish(c, grace)
 			return ctx.Err()
 		case <-c.dead:
@@ -216,8 +222,9 @@ func (l *link) serve(ctx context.Context, c *outgoing) error {
 				return c.err
 			}
 			c = o
+			l.use(c)
 		case <-l.q.wake:
-			if err := l.send(c); err != nil {
+			if err := l.sendAll(c); err != nil {
 				return c.why(err)
 			}
 		case o := <-next:
@@ -226,8 +233,10 @@ func (l *link) serve(ctx context.Context, c *outgoing) error {
 				c.renew = l.t.cfg.Now().Add(l.t.cfg.DeadAfter)
 				continue
 			}
+			l.use(nil)
 			l.finish(c, l.t.cfg.DeadAfter)
 			c = o
+			l.use(c)
 		case <-tick.C:
 			if err := l.tick(c); err != nil {
 				return c.why(err)
@@ -261,9 +270,13 @@ func (l *link) tick(c *outgoing) error {
 		return fmt.Errorf("a certificate of this connection expired at %v", c.ends)
 	}
 	if l.t.retire(l) {
+		l.use(nil)
 		l.finish(c, grace)
 		return errIdle
 	}
+	defer l.q.again()
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.control = appendFrame(l.control[:0], Header{Kind: kindPing})
 	return c.write(l.control)
 }
@@ -301,8 +314,8 @@ func (l *link) finish(c *outgoing, limit time.Duration) {
 	<-c.dead
 }
 
-// send writes everything that waits, but what the peer at the other end may not have.
-func (l *link) send(c *outgoing) error {
+// send writes everything that waits, but what the peer at the other end may not have. l.mu is held.
+func (l *link) send(c *outgoing, write func(...[]byte) error) error {
 	frames := l.q.take(l.batch)
 	l.batch = frames
 	count := &l.t.count
@@ -328,7 +341,7 @@ func (l *link) send(c *outgoing) error {
 	if sent == 0 {
 		return nil
 	}
-	err := c.write(parts...)
+	err := write(parts...)
 	clear(parts)
 	if err != nil {
 		count.dropped[dropBroken].Add(uint64(sent))

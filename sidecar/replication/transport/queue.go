@@ -36,7 +36,7 @@ func newQueue(limit int, now time.Time) *queue {
 }
 
 // push copies a frame into the queue. why is empty, or the reason for which it was dropped.
-func (q *queue) push(now time.Time, h Header, parts ...[]byte) (why dropReason) {
+func (q *queue) push(now time.Time, h Header, wake bool, parts ...[]byte) (why dropReason) {
 	size := headerBytes
 	for _, p := range parts {
 		size += len(p)
@@ -51,11 +51,30 @@ func (q *queue) push(now time.Time, h Header, parts ...[]byte) (why dropReason) 
 		return dropQueueFull
 	}
 	q.append(h, size, parts)
+	if wake {
+		q.nudge()
+	}
+	return dropNone
+}
+
+// nudge wakes the link.
+func (q *queue) nudge() {
 	select {
 	case q.wake <- struct{}{}:
 	default:
 	}
-	return dropNone
+}
+
+// waiting tells how much waits, and whether all of it is allowed. q.mu is held over allowed.
+func (q *queue) waiting(allowed func(Header) bool) (bytes int, all bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for i := range q.frames {
+		if allowed != nil && !allowed(q.frames[i].h) {
+			return q.bytes, false
+		}
+	}
+	return q.bytes, true
 }
 
 func (q *queue) append(h Header, size int, parts [][]byte) {
@@ -106,10 +125,7 @@ func (q *queue) again() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(q.frames) > 0 {
-		select {
-		case q.wake <- struct{}{}:
-		default:
-		}
+		q.nudge()
 	}
 }
 

@@ -34,7 +34,7 @@ func TestQueue(t *testing.T) {
 			body = make([]byte, r.IntN(200<<10))
 		}
 		before := q.bytes
-		switch why := q.push(time.Now(), h, body[:len(body)/2], body[len(body)/2:]); why {
+		switch why := q.push(time.Now(), h, true, body[:len(body)/2], body[len(body)/2:]); why {
 		case dropNone:
 			want = appendFrame(want, h, body)
 		case dropQueueFull:
@@ -51,11 +51,11 @@ func TestQueue(t *testing.T) {
 	require.True(t, bytes.Equal(want, got))
 	require.Zero(t, q.bytes)
 
-	require.Equal(t, dropNone, q.push(time.Now(), Header{Kind: 1}, make([]byte, 5<<20)), "one that is longer than the limit, alone")
-	require.Equal(t, dropQueueFull, q.push(time.Now(), Header{Kind: 1}))
+	require.Equal(t, dropNone, q.push(time.Now(), Header{Kind: 1}, true, make([]byte, 5<<20)), "one that is longer than the limit, alone")
+	require.Equal(t, dropQueueFull, q.push(time.Now(), Header{Kind: 1}, true))
 	require.Equal(t, 1, q.drop(time.Now().Add(time.Hour)))
-	require.Equal(t, dropUnreachable, q.push(time.Now(), Header{Kind: 1}))
-	require.Equal(t, dropNone, q.push(time.Now().Add(2*time.Hour), Header{Kind: 1}))
+	require.Equal(t, dropUnreachable, q.push(time.Now(), Header{Kind: 1}, true))
+	require.Equal(t, dropNone, q.push(time.Now().Add(2*time.Hour), Header{Kind: 1}, true))
 }
 
 func TestLines(t *testing.T) {

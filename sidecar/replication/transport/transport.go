@@ -89,13 +89,33 @@ func (t *Transport) Close() error {
 // cannot be reached, the frame is too long, or the transport is closed. True says nothing of its arrival. The parts, which become the
 // body, are copied.
 func (t *Transport) Send(addr string, h Header, parts ...[]byte) bool {
+	return t.queue(addr, h, true, parts)
+}
+
+// Queue is Send of a frame that may wait until Flush is called for that address, in this goroutine or another, or somebody uses Send.
+func (t *Transport) Queue(addr string, h Header, parts ...[]byte) bool {
+	return t.queue(addr, h, false, parts)
+}
+
+// Flush sends what is queued for an address, in the caller's goroutine where that is possible at once (flush.go), else as Send does. It
+// never blocks. Nobody is woken then, and frames that were queued one after the other go out together.
+func (t *Transport) Flush(addr string) {
+	t.mu.RLock()
+	l := t.links[addr]
+	t.mu.RUnlock()
+	if l != nil {
+		l.flush()
+	}
+}
+
+func (t *Transport) queue(addr string, h Header, wake bool, parts [][]byte) bool {
 	size := 0
 	for _, p := range parts {
 		size += len(p)
 	}
 	why := dropTooLong
 	if size <= t.cfg.MaxFrame && h.Kind != 0 && h.Kind < firstOwnKind {
-		why = t.push(addr, h, parts)
+		why = t.push(addr, h, wake, parts)
 	}
 	if why == dropNone {
 		return true
@@ -104,12 +124,12 @@ func (t *Transport) Send(addr string, h Header, parts ...[]byte) bool {
 	return false
 }
 
-func (t *Transport) push(addr string, h Header, parts [][]byte) dropReason {
+func (t *Transport) push(addr string, h Header, wake bool, parts [][]byte) dropReason {
 	now := time.Now()
 	t.mu.RLock()
 	if l := t.links[addr]; l != nil && !t.closed {
 		defer t.mu.RUnlock()
-		return l.q.push(now, h, parts...)
+		return l.q.push(now, h, wake, parts...)
 	}
 	t.mu.RUnlock()
 	t.mu.Lock()
@@ -123,7 +143,7 @@ func (t *Transport) push(addr string, h Header, parts [][]byte) dropReason {
 		t.links[addr] = l
 		t.spawn(l.run)
 	}
-	return l.q.push(now, h, parts...)
+	return l.q.push(now, h, wake, parts...)
 }
 
 // retire forgets a link that nobody uses; false: somebody does after all.
