@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
@@ -59,6 +61,8 @@ type Core struct {
 	stream   stream
 	waiting  []Message // Propose messages that nobody has looked at yet
 	out      []Message
+	held     map[uint64]Message // by peer: see hold
+	owners   map[uint64]uint64  // tick at which a peer proposed last
 	ignore   uint64
 	persist  bool // a change of members was committed, and no HardState written since
 	ticks    uint64
@@ -74,8 +78,8 @@ type membership struct {
 
 // New starts a replica. It is a follower until Raft says otherwise.
 func New(cfg Config) (*Core, error) {
-	c := &Core{id: cfg.ID, acceptance: cfg.Acceptance, delivered: cfg.Index, ignore: cfg.Ignore, members: []membership{{cfg.Index, cfg.Members}}}
-	c.history = cfg.Terms
+	c := &Core{id: cfg.ID, acceptance: cfg.Acceptance, delivered: cfg.Index, ignore: cfg.Ignore, members: []membership{{cfg.Index, cfg.Members}},
+		history: cfg.Terms, held: map[uint64]Message{}, owners: map[uint64]uint64{}}
 	c.log = memory{initial: cfg.Members, base: cfg.Index, term: cfg.Term, entries: cfg.Entries, snapshot: c.snapshot}
 	hard := cfg.Hard
 	hard.Commit = min(max(hard.Commit, cfg.Index), c.log.last())
@@ -95,6 +99,7 @@ func New(cfg Config) (*Core, error) {
 // Tick is called at equal distances in time.
 func (c *Core) Tick() {
 	c.ticks++
+	c.release()
 	c.raw.Tick()
 	if c.campaign != 0 && c.ticks >= c.campaign {
 		if c.campaign = 0; c.leader == 0 {
@@ -186,6 +191,7 @@ func (c *Core) Step(m Message) error {
 		}
 		return c.raw.Step(m.Raft)
 	case m.Propose != nil:
+		c.owners[m.From] = c.ticks
 		c.waiting = append(c.waiting, m) // until all of the log is known: Ready
 		return nil
 	case m.Ack != nil:
@@ -263,9 +269,42 @@ func (c *Core) take(out *Output) {
 		case raft.LocalApplyThread:
 			c.commit(m, out)
 		default:
-			out.Messages = append(out.Messages, Message{To: m.GetTo(), From: c.id, Raft: m})
+			if !c.hold(m) {
+				out.Messages = append(out.Messages, Message{To: m.GetTo(), From: c.id, Raft: m})
+			}
 		}
 	}
+}
+
+// hold keeps back an append without entries: as a rule it says only that the commit index has moved, which the next append says as well,
+// and if there is none the next tick. Between two records of an owner that waits for each, it would be half of all messages. An owner
+// elsewhere waits for it, and gets it at once. For Raft it is a message that was late.
+func (c *Core) hold(m *pb.Message) bool {
+	if m.GetType() != pb.MsgApp {
+		return false
+	}
+	if len(m.GetEntries()) > 0 {
+		delete(c.held, m.GetTo())
+		return false
+	}
+	if at, owns := c.owners[m.GetTo()]; owns && c.ticks-at < ElectionTicks {
+		return false
+	}
+	c.held[m.GetTo()] = Message{To: m.GetTo(), From: c.id, Raft: m}
+	return true
+}
+
+// release lets go what was held.
+func (c *Core) release() {
+	if len(c.held) == 0 {
+		return
+	}
+	for _, id := range slices.Sorted(maps.Keys(c.held)) { // not in the map's order: simulations must be repeatable
+		if c.leads {
+			c.out = append(c.out, c.held[id])
+		}
+	}
+	clear(c.held)
 }
 
 func (c *Core) write(m *pb.Message, out *Output) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/remora-storage/remora/cachefs/record"
 )
@@ -108,15 +109,16 @@ func (c *Core) proposed(entries []Entry) *Ack {
 	if !c.leads || !c.knowTail() {
 		return &Ack{}
 	}
+	tail := c.tail
+	var fresh []*pb.Entry
 	for _, e := range entries {
-		next := c.tail
-		if !next.Step(e.Kind, e.Name) {
-			continue // there already, or after a gap, or of an owner that is no more
+		if tail.Step(e.Kind, e.Name) { // else there already, or after a gap, or of an owner that is no more
+			fresh = append(fresh, &pb.Entry{Data: e.Encode()})
 		}
-		if err := c.raw.Propose(e.Encode()); err != nil {
-			break // the owner proposes again
-		}
-		c.tail = next
+	}
+	// All at once: Raft sends a message to each peer for each proposal. If it takes none, the owner proposes again.
+	if len(fresh) > 0 && c.raw.Step(&pb.Message{Type: pb.MsgProp.Enum(), From: proto.Uint64(c.id), Entries: fresh}) == nil {
+		c.tail = tail
 	}
 	return &Ack{Leads: true, Tail: c.tail}
 }
