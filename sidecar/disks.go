@@ -49,6 +49,15 @@ func (d *disks) list() []*openDisk {
 	return slices.Clone(d.open)
 }
 
+// commit makes durable what was delivered to groups in them.
+func (d *disks) commit() {
+	for _, o := range d.list() {
+		if o.disk != nil {
+			o.disk.Commit()
+		}
+	}
+}
+
 // first returns a directory that is open; nil if none is.
 func (d *disks) first() *openDisk {
 	d.mu.Lock()

@@ -40,9 +40,17 @@ func (a handler) Receive(p transport.Identity, f transport.Frame) {
 	if g == nil {
 		return // not open yet: it is sent again
 	}
-	if err := g.Receive(f.Kind, f.From, f.Body); err != nil {
+	if err := g.Deliver(f.Kind, f.From, f.Body); err != nil {
 		a.h.say("message from "+p.Pod, err)
 	}
+}
+
+// Drained makes durable what was received, and answers.
+func (a handler) Drained() { a.h.disks.commit() }
+
+// Allows is Authorize without looking at the object again.
+func (a handler) Allows(p transport.Identity, group, from, to uint64) bool {
+	return a.h.allowed(peer{p.Tenant, p.Pod, p.Volumes}, diskdir.ID(group), diskdir.ID(from), diskdir.ID(to)) == nil && p.Tenant == a.h.cfg.Namespace
 }
 
 func (a handler) Bulk(ctx context.Context, _ transport.Identity, r transport.Request, w io.Writer) error {
@@ -114,7 +122,12 @@ func openGroup(_ context.Context, h *host, r *hosted, what opening) (hostedGroup
 	peers := &replication.PeersConfig{
 		Send: func(to uint64, kind uint8, parts ...[]byte) {
 			if addr := h.address(r.volume, to); addr != "" {
-				net.Send(addr, header(kind, to), parts...)
+				net.Queue(addr, header(kind, to), parts...)
+			}
+		},
+		Flush: func(to uint64) {
+			if addr := h.address(r.volume, to); addr != "" {
+				net.Flush(addr)
 			}
 		},
 		Fetch: func(ctx context.Context, from uint64, request []byte) (io.ReadCloser, error) {

@@ -332,6 +332,7 @@ func (g *Group) Close(ctx context.Context) error {
 	}
 	g.mu.Lock()
 	g.closing = true
+	g.wakeAll()
 	g.changed.Broadcast()
 	g.work.Broadcast()
 	g.mu.Unlock()

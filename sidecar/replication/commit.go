@@ -10,14 +10,13 @@ import (
 
 // bind writes binding frames for everything that has none; false if there is nothing to sync.
 func (g *Group) bind() bool {
+	if g.peers != nil {
+		return g.bindPeers()
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.failed != nil {
 		return false
-	}
-	if g.peers != nil {
-		g.process()
-		return len(g.peers.pending) > 0
 	}
 	if len(g.core.unbound) > 0 {
 		lsn, err := g.writeBindings(g.core.bind())
@@ -36,6 +35,17 @@ func (g *Group) bind() bool {
 	return len(g.core.bound) > 0
 }
 
+// bindPeers proposes what is new, to whom it is sent before anything is synced here.
+func (g *Group) bindPeers() bool {
+	g.mu.Lock()
+	defer g.unlock()
+	if g.failed != nil {
+		return false
+	}
+	g.process()
+	return len(g.peers.pending) > 0
+}
+
 func (g *Group) writeBindings(frames []journal.Binding) (lsn journal.LSN, err error) {
 	key := g.key()
 	for _, b := range frames {
@@ -49,16 +59,26 @@ func (g *Group) writeBindings(frames []journal.Binding) (lsn journal.LSN, err er
 // noSpace is what the application meets.
 func noSpace(err error) error { return fmt.Errorf("%w: %w", syscall.ENOSPC, err) }
 
-// synced takes the result of the journal's sync.
-func (g *Group) synced(lsn journal.LSN, err error, start, end int64) {
+func (g *Group) syncedPeers(lsn journal.LSN, err error, start, end int64) {
 	g.mu.Lock()
-	defer g.mu.Unlock()
+	defer g.unlock()
 	if err != nil {
 		g.failLocked(err)
 		return
 	}
+	g.durable(lsn, start, end)
+}
+
+// synced takes the result of the journal's sync.
+func (g *Group) synced(lsn journal.LSN, err error, start, end int64) {
 	if g.peers != nil {
-		g.durable(lsn, start, end)
+		g.syncedPeers(lsn, err, start, end)
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err != nil {
+		g.failLocked(err)
 		return
 	}
 	items := g.core.synced(lsn)

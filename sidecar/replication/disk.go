@@ -63,11 +63,14 @@ type Disk struct {
 	mu         sync.Mutex
 	ended      *sync.Cond // a commit has ended
 	committing bool       // somebody is in the journal's sync
+	wanted     bool       // there is something that the sync under way may not have
 	groups     []*Group
 	found      histories                  // what the journal had, until the groups have taken it
 	closed     map[replicaKey]journal.LSN // from where on replicas that are not open need it
 	taken      map[replicaKey]bool        // replicas that were opened: the journal is read once
 
+	owed  atomic.Bool   // something was delivered since Commit
+	slow  atomic.Bool   // the last sync was not done at once
 	armed atomic.Bool   // the background will commit soon
 	kick  chan struct{} // it shall
 	now   chan struct{} // much was appended
@@ -155,14 +158,64 @@ func (d *Disk) commitUntil(done func() bool) {
 			continue
 		}
 		d.committing = true
-		groups := d.groups
-		d.mu.Unlock()
-		d.commitOnce(groups)
-		d.mu.Lock()
-		d.committing = false
-		d.ended.Broadcast()
+		d.commitLocked()
+		d.endLocked()
 		return
 	}
+}
+
+// commitLocked gives back d.mu meanwhile.
+func (d *Disk) commitLocked() {
+	groups := d.groups
+	d.mu.Unlock()
+	defer d.mu.Lock()
+	d.commitOnce(groups)
+}
+
+// endLocked lets others commit, and has it done if somebody relies on it. d.mu is held.
+func (d *Disk) endLocked() {
+	d.committing = false
+	d.ended.Broadcast()
+	if d.wanted {
+		d.wanted = false
+		d.poke(true)
+	}
+}
+
+// turns are how often somebody commits for others, before the background does.
+const turns = 4
+
+// commitOrLeave commits what was appended before the call, or leaves it to who is in a sync now: that one commits once more. The caller is
+// told by its group when it is done.
+func (d *Disk) commitOrLeave() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.committing {
+		d.wanted = true
+		return
+	}
+	d.committing = true
+	for turn := 0; turn == 0 || d.wanted && (turn < turns || d.cfg.Manual); turn++ {
+		d.wanted = false
+		d.commitLocked()
+	}
+	d.endLocked()
+}
+
+// slowSync, in nanoseconds, is from when on a sync is left to the background by who has other frames to read.
+const slowSync = int64(2 * time.Millisecond)
+
+// Commit makes durable what was delivered (Group.Deliver), and answers for it. It does so here, or, where the disk is slow, has the
+// background do it: signs of life of a peer must not wait for a disk.
+func (d *Disk) Commit() {
+	if !d.owed.Swap(false) {
+		return
+	}
+	if d.slow.Load() {
+		d.poke(true)
+		return
+	}
+	d.commitOrLeave()
 }
 
 func (d *Disk) commitOnce(groups []*Group) {
@@ -178,6 +231,7 @@ func (d *Disk) commitOnce(groups []*Group) {
 	start := telemetry.Now()
 	lsn, err := d.sync()
 	end := telemetry.Now()
+	d.slow.Store(end-start > slowSync)
 	for _, g := range due {
 		g.synced(lsn, err, start, end)
 	}

@@ -398,34 +398,18 @@ func (g *Group) Append(r *record.Record, span telemetry.SpanRef) error {
 
 // Wait returns when every record of the current epoch up to seq is accepted, with the group commit that did it.
 func (g *Group) Wait(_ context.Context, seq record.Seq) (telemetry.SpanRef, error) {
+	if g.peers != nil {
+		return g.waitPeers(seq)
+	}
 	g.disk.commitUntil(func() bool {
 		_, done, _ := g.accepted(seq)
 		return done
 	})
 	ref, done, err := g.accepted(seq)
-	if !done && err == nil && g.peers != nil {
-		return g.waitPeers(seq)
-	}
 	if !done && err == nil {
 		err = fmt.Errorf("record %d was committed and not accepted: another owner has taken over", seq)
 	}
 	return ref, err
-}
-
-// waitPeers waits until a majority has what was synced here.
-func (g *Group) waitPeers(seq record.Seq) (telemetry.SpanRef, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for g.stopped() == nil && !g.closing && !g.reached(seq) {
-		if g.core.acceptance.Epoch > g.owner.Epoch {
-			return g.commit, ErrFenced // whether it was accepted before, nobody here can tell
-		}
-		g.changed.Wait()
-	}
-	if g.closing && !g.reached(seq) {
-		return g.commit, errors.Join(ErrClosed, g.stopped())
-	}
-	return g.commit, g.stopped()
 }
 
 // reached tells whether a record of this owner is accepted. Another owner's records have the same numbers. g.mu is held.
@@ -458,6 +442,7 @@ func (g *Group) failLocked(err error) {
 		g.failed = err
 		g.cfg.Logger.Error("replica stopped", "replica", g.key().replica.String(), "err", err)
 	}
+	g.wakeAll()
 	g.changed.Broadcast()
 	g.work.Broadcast()
 }

@@ -30,6 +30,9 @@ type PeersConfig struct {
 	Copies  func() int
 	// Send hands a message to the transport. It never blocks, and may lose it. The parts are not changed any more.
 	Send func(to uint64, kind uint8, parts ...[]byte)
+	// Flush, if it is set, is called soon after one or more calls of Send, without locks: until then what was sent may be kept together.
+	// It never blocks either.
+	Flush func(to uint64)
 	// Fetch opens the answer of a peer to a bulk request (Group.Bulk).
 	Fetch func(ctx context.Context, from uint64, request []byte) (io.ReadCloser, error)
 	// Changed is told who the members are, when they or the leader have changed, in a goroutine of its own. Of two calls the one with the
@@ -80,6 +83,8 @@ type peers struct {
 	durableCommit uint64
 	flights       map[uint64][]flight        // by peer
 	parts         []part                     // of the commit that is under way
+	waiters       []*waiter                  // in Wait
+	unsent        []uint64                   // peers that something was sent to since flush
 	users         int                        // of the store, so far
 	using         map[int]context.CancelFunc // those who do now
 	progress      store.Progress
@@ -146,16 +151,16 @@ type pending struct {
 	end   journal.LSN
 }
 
-// receive stashes the records that came with a message, steps it and does what follows.
-func (g *Group) receive(m consensus.Message, records []*item) {
+// receive stashes the records that came with a message, steps it and does what follows. owes: the journal has something to be synced.
+func (g *Group) receive(m consensus.Message, records []*item) (owes bool) {
 	g.mu.Lock()
-	defer g.mu.Unlock()
+	defer g.unlock()
 	if g.failed != nil || g.closing {
-		return
+		return false
 	}
 	p := g.peers
 	if len(records) > 0 && p.bytes > tableBytes {
-		return // this replica is slower than the others: it gets them again
+		return false // this replica is slower than the others: it gets them again
 	}
 	for _, it := range records {
 		p.put(it)
@@ -165,15 +170,35 @@ func (g *Group) receive(m consensus.Message, records []*item) {
 		case p.install <- m.Raft:
 		default: // one is under way
 		}
-		return
+		return false
 	}
 	if m.Raft != nil {
 		g.answered(m.Raft)
 	}
 	_ = p.core.Step(m) // a message that means nothing any more
 	g.process()
-	if len(p.pending) > 0 {
-		g.disk.poke(true)
+	return len(p.pending) > 0
+}
+
+// unlock gives back g.mu of a group of several, and then sends what was to be sent.
+func (g *Group) unlock() {
+	p := g.peers
+	var to [4]uint64
+	unsent := append(to[:0], p.unsent...)
+	p.unsent = p.unsent[:0]
+	g.mu.Unlock()
+	if p.cfg.Flush != nil {
+		for _, id := range unsent {
+			p.cfg.Flush(id)
+		}
+	}
+}
+
+// sendTo hands a frame to the transport. g.mu is held, and given back by unlock.
+func (p *peers) sendTo(to uint64, kind uint8, parts ...[]byte) {
+	p.cfg.Send(to, kind, parts...)
+	if !slices.Contains(p.unsent, to) {
+		p.unsent = append(p.unsent, to)
 	}
 }
 
@@ -246,7 +271,7 @@ func (g *Group) sweep() {
 // tick advances the group's clock.
 func (g *Group) tick() {
 	g.mu.Lock()
-	defer g.mu.Unlock()
+	defer g.unlock()
 	if g.failed != nil {
 		return
 	}
@@ -270,9 +295,12 @@ func (g *Group) tick() {
 
 // Gone says that the process that served a peer has ended, or that its connection was closed.
 func (g *Group) Gone(peer uint64) {
+	if g.peers == nil {
+		return
+	}
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.peers == nil || g.failed != nil || g.closing {
+	defer g.unlock()
+	if g.failed != nil || g.closing {
 		return
 	}
 	g.peers.core.Gone(peer)
@@ -327,6 +355,7 @@ func (g *Group) process() {
 func (g *Group) fence() {
 	p := g.peers
 	p.fenced = ErrFenced
+	g.wakeAll()
 	p.lost += p.core.Drop()
 	for _, it := range p.table {
 		if it.own {
@@ -347,6 +376,7 @@ func (g *Group) writeBacklog() (again bool) {
 		err := g.writeEntries(&w)
 		if errors.Is(err, journal.ErrNoSpace) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) { // tried again at the next tick
 			g.noSpace = noSpace(err)
+			g.wakeAll()
 			return again
 		}
 		if err != nil {
@@ -514,6 +544,7 @@ func (g *Group) takeCommitted(done []consensus.Committed) {
 	g.core.committed = items[len(items)-1].index
 	g.core.last = g.core.committed
 	g.unaccepted -= accepted
+	g.wakeReached()
 	if accepted > 0 {
 		g.commit = g.cfg.Trace.Commit(since, now, len(items), accepted, uint64(first), uint64(last), nil)
 		for i := range items {

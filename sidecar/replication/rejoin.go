@@ -212,7 +212,7 @@ func (g *Group) leave(ctx context.Context) {
 	defer cancel()
 	_ = g.settle(ctx) // what is not accepted is in the journal: the next owner here proposes it again
 	g.mu.Lock()
-	defer g.mu.Unlock()
+	defer g.unlock()
 	if s := g.peers.core.Status(); s.Leads {
 		for id, peer := range s.Peers {
 			if id != s.ID && !peer.Learner && peer.Active && peer.Match+64 > s.Last {

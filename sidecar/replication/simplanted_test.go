@@ -18,7 +18,7 @@ func TestPlantedInGroups(t *testing.T) {
 		edits []edit
 	}{
 		{"fsync is acknowledged before a majority has the record", []edit{
-			{core + "group.go", "\tfor g.stopped() == nil && !g.closing && !g.reached(seq) {\n", "\tfor false {\n"}}},
+			{core + "wait.go", "\tdefault:\n\t\tdone = false\n", "\tdefault:\n\t\tdone = tried\n"}}},
 		{"an fsync takes another owner's record for its own", []edit{
 			{core + "group.go", " && (g.peers == nil || a.Epoch == g.owner.Epoch && a.Incarnation == g.owner.Incarnation)\n", "\n"},
 			{consensus + "stream.go", "\t\tc.stream.old = true // its owner", "\t\t_ = a // its owner"}}},

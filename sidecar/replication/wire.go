@@ -41,7 +41,7 @@ func (g *Group) send(messages []consensus.Message) {
 			if m.Ack.Leads {
 				b[0] = 1
 			}
-			g.peers.cfg.Send(m.To, FrameAck, m.Ack.Tail.Append(b))
+			g.peers.sendTo(m.To, FrameAck, m.Ack.Tail.Append(b))
 		}
 	}
 }
@@ -81,7 +81,7 @@ func (g *Group) sendRaft(to uint64, m *pb.Message) {
 		head := binary.LittleEndian.AppendUint32(make([]byte, 0, 4+len(b)), uint32(len(b)))
 		body[0] = append(head, b...)
 		g.peers.sent(to, first)
-		g.peers.cfg.Send(to, FrameRaft, body...)
+		g.peers.sendTo(to, FrameRaft, body...)
 		if first == m {
 			return
 		}
@@ -109,7 +109,7 @@ func (g *Group) sendPropose(to uint64, p *consensus.Propose) {
 			head = append(head, e.Encode()...)
 		}
 		body[0] = head
-		g.peers.cfg.Send(to, FramePropose, body...)
+		g.peers.sendTo(to, FramePropose, body...)
 		rest = rest[n:]
 	}
 }
@@ -172,15 +172,32 @@ func (g *Group) placedContent(it *item, op int) ([]byte, error) {
 
 // Receive takes a frame of a peer of the group. The body belongs to the group.
 func (g *Group) Receive(kind uint8, from uint64, body []byte) error {
+	owes, err := g.take(kind, from, body)
+	if owes {
+		g.disk.poke(true)
+	}
+	return err
+}
+
+// Deliver is Receive for who calls Disk.Commit when no more frames are there to be delivered: one sync serves all of them, in the
+// goroutine that brought them.
+func (g *Group) Deliver(kind uint8, from uint64, body []byte) error {
+	owes, err := g.take(kind, from, body)
+	if owes && !g.disk.owed.Swap(true) {
+		g.disk.poke(false) // whatever becomes of the caller
+	}
+	return err
+}
+
+func (g *Group) take(kind uint8, from uint64, body []byte) (owes bool, err error) {
 	if g.peers == nil {
-		return fmt.Errorf("%w: a group of one has no peers", ErrMessage)
+		return false, fmt.Errorf("%w: a group of one has no peers", ErrMessage)
 	}
 	m, items, err := g.decode(kind, from, body)
 	if err != nil {
-		return err
+		return false, err
 	}
-	g.receive(m, items)
-	return nil
+	return g.receive(m, items), nil
 }
 
 func (g *Group) decode(kind uint8, from uint64, body []byte) (m consensus.Message, items []*item, err error) {

@@ -1,0 +1,79 @@
+package replication
+
+import (
+	"errors"
+	"slices"
+
+	"github.com/remora-storage/remora/cachefs/record"
+	"github.com/remora-storage/remora/telemetry"
+)
+
+// waiter is somebody in Wait of a group of several. Each is woken when its own record is accepted: to wake all of them whenever anything
+// changes costs more than a record where there are many.
+type waiter struct {
+	seq  record.Seq
+	wake chan struct{} // has an element when there is something to look at
+}
+
+// waitPeers has what was appended sent and synced, and waits until a majority has it.
+func (g *Group) waitPeers(seq record.Seq) (telemetry.SpanRef, error) {
+	w := &waiter{seq: seq, wake: make(chan struct{}, 1)}
+	if ref, done, err := g.look(w, false); done {
+		return ref, err
+	}
+	g.disk.commitOrLeave()
+	for {
+		if ref, done, err := g.look(w, true); done {
+			return ref, err
+		}
+		<-w.wake
+	}
+}
+
+// look tells whether a waiter has waited for long enough; if not, it will be woken. tried: its record was given to the journal, if that
+// had space.
+func (g *Group) look(w *waiter, tried bool) (ref telemetry.SpanRef, done bool, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	done = true
+	switch {
+	case g.closing && !g.reached(w.seq):
+		err = errors.Join(ErrClosed, g.stopped())
+	case g.stopped() != nil:
+		err = g.stopped()
+	case g.reached(w.seq):
+	case g.core.acceptance.Epoch > g.owner.Epoch:
+		err = ErrFenced // whether it was accepted before, nobody here can tell
+	case tried && g.noSpace != nil:
+		err = g.noSpace
+	default:
+		done = false
+	}
+	g.peers.waiters = slices.DeleteFunc(g.peers.waiters, func(o *waiter) bool { return o == w })
+	if !done {
+		g.peers.waiters = append(g.peers.waiters, w)
+	}
+	return g.commit, done, err
+}
+
+// wakeReached wakes those whose record is accepted, or never will be. g.mu is held.
+func (g *Group) wakeReached() {
+	over := g.core.acceptance.Epoch > g.owner.Epoch
+	g.peers.waiters = slices.DeleteFunc(g.peers.waiters, func(w *waiter) bool {
+		if !over && !g.reached(w.seq) {
+			return false
+		}
+		wake(w.wake)
+		return true
+	})
+}
+
+// wakeAll has everybody who waits look again. g.mu is held.
+func (g *Group) wakeAll() {
+	if g.peers == nil {
+		return
+	}
+	for _, w := range g.peers.waiters {
+		wake(w.wake)
+	}
+}
