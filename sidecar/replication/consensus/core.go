@@ -109,8 +109,12 @@ func (c *Core) Tick() {
 	c.stream.tick(c)
 }
 
-// Campaign asks to lead now: for a group that was just started, whose owner is here.
-func (c *Core) Campaign() { _ = c.raw.Campaign() }
+// Campaign asks to lead now, if this replica may: for a group that was just started, whose owner is here.
+func (c *Core) Campaign() {
+	if slices.Contains(c.Members().GetVoters(), c.id) {
+		_ = c.raw.Campaign()
+	}
+}
 
 // Gone says that the process of a peer has ended, or seems to. If it led, nobody does until somebody is elected, and that is not put off
 // for as long as a leader's silence would be.
