@@ -45,11 +45,14 @@ ifneq ($(shell git status --porcelain >/dev/null 2>&1 && echo yes),yes)
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 endif
 
-.PHONY: help build dev image cluster cluster-down e2e test check bench extremes posix storm fsx replication crash planted sim powercut realwork admission fuzz clean
+# The tests of `make e2e` that CI runs: one of each kind of workload, sidecars killed, what is refused and what is left alone.
+SHORT := TestStatefulSet|TestDeployment|TestJob|TestBarePod|TestRefused|TestNotOptedIn|TestPlainPods
+
+.PHONY: help build dev image cluster cluster-down e2e e2e-short test check bench extremes posix storm fsx replication crash planted sim powercut realwork admission fuzz clean
 
 help: ## list the commands
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|' 2>/dev/null || \
-		grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST)
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /make \1|/' | column -t -s '|' 2>/dev/null || \
+		grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST)
 
 build: ## build bin/remora, and bin/remora-cluster, which is the part of it that talks to an API server
 	@scripts/need build
@@ -87,7 +90,13 @@ e2e: ## tests in a real Kubernetes: the cluster of `make cluster`, or that of KU
 	@$(MAKE) image ARCH=$$(go env GOARCH) IMAGE=remora:dev,remora:dev-next
 	go vet -tags kube ./e2e/kube/...
 	go run ./manifests/chart/generate -kubectl "$$(go run ./e2e/cluster/binaries/build kube)/kubectl" -check
-	go test -tags kube ./e2e/kube -v -count=1 -timeout 60m $(RUN) -args $(ARGS)
+	go tool gotestsum --format standard-verbose --jsonfile bin/e2e.json -- -tags kube ./e2e/kube -count=1 -timeout 60m $(RUN) -args $(ARGS)
+	@go run ./e2e/skips bin/e2e.json
+
+e2e-short: ## what CI runs of it, on a new cluster of this machine that is gone afterwards; a cluster that does not come up fails it
+	@scripts/need cluster
+	@go build -o bin/cluster ./e2e/cluster
+	@unset KUBECONFIG; trap 'bin/cluster down' EXIT; bin/cluster down; bin/cluster up; $(MAKE) e2e RUN='-run "^($(SHORT))"' ARGS='-kills=3'
 
 bench: ## compare a volume with a plain directory of the same disk, and with an unsealed one (BENCH='-only w1 -rounds 5')
 	@scripts/need bench
