@@ -105,19 +105,9 @@ func (s *space) watchReady() func(name string) time.Time {
 func TestAdmission(t *testing.T) {
 	s := newSpace(t)
 	proxy := s.proxy()
-	pod := `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p-%d","annotations":{"remora.dev/volumes":"data","data.remora.dev/size":"1Gi"}},"spec":{
-		"securityContext":{"runAsNonRoot":true,"runAsUser":1000,"seccompProfile":{"type":"RuntimeDefault"}},"containers":[{"name":"app","image":"x",
-		"securityContext":{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]}},"volumeMounts":[{"name":"data","mountPath":"/data"}]}]}}`
 	create := func(i int) {
-		resp, err := http.Post(proxy+"/api/v1/namespaces/"+s.name+"/pods?dryRun=All", "application/json", strings.NewReader(fmt.Sprintf(pod, i)))
-		if err != nil {
+		if err := s.admit(proxy, i); err != nil {
 			t.Error(err)
-			return
-		}
-		text, _ := io.ReadAll(resp.Body)
-		_ = resp.Body.Close()
-		if resp.StatusCode != http.StatusCreated || !bytes.Contains(text, []byte(`"name":"remora"`)) {
-			t.Errorf("%s: %s", resp.Status, text)
 		}
 	}
 	create(0)
@@ -137,6 +127,23 @@ func TestAdmission(t *testing.T) {
 	for _, line := range s.memory("remora-system", "webhook", "webhook") {
 		t.Log("FIGURE webhook:", line)
 	}
+}
+
+// admit asks the API server, by way of `kubectl proxy`, to admit a pod with a volume, without making it.
+func (s *space) admit(proxy string, i int) error {
+	pod := fmt.Sprintf(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p-%d","annotations":{"remora.dev/volumes":"data","data.remora.dev/size":"1Gi"}},"spec":{
+		"securityContext":{"runAsNonRoot":true,"runAsUser":1000,"seccompProfile":{"type":"RuntimeDefault"}},"containers":[{"name":"app","image":"x",
+		"securityContext":{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]}},"volumeMounts":[{"name":"data","mountPath":"/data"}]}]}}`, i)
+	resp, err := http.Post(proxy+"/api/v1/namespaces/"+s.name+"/pods?dryRun=All", "application/json", strings.NewReader(pod))
+	if err != nil {
+		return err
+	}
+	text, err := io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
+	if err != nil || resp.StatusCode != http.StatusCreated || !bytes.Contains(text, []byte(`"name":"remora"`)) {
+		return fmt.Errorf("%s: %s: %w", resp.Status, text, err)
+	}
+	return nil
 }
 
 // proxy starts `kubectl proxy` and returns its URL.

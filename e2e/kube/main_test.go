@@ -77,15 +77,15 @@ func setUp(ctx context.Context) (*kube, error) {
 		}
 	}
 	if !*installed {
-		if err := k.install(ctx); err != nil {
+		if err := k.install(ctx, "self-signed"); err != nil {
 			return nil, fmt.Errorf("install: %w\n%s", err, k.state(ctx, "remora-system"))
 		}
 	}
 	return k, k.startHands(ctx)
 }
 
-// install applies manifests/overlays/self-signed with the image under test, and waits until all of it is ready.
-func (k *kube) install(ctx context.Context) error {
+// install applies an overlay of manifests with the image under test, and waits until all of it is ready.
+func (k *kube) install(ctx context.Context, overlay string) error {
 	dir := filepath.Join(k.root, "bin", "e2e-kustomize")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -93,14 +93,14 @@ func (k *kube) install(ctx context.Context) error {
 	name, tag, _ := strings.Cut(*remoraName, ":")
 	text := fmt.Sprintf(`apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
-resources: [../../manifests/overlays/self-signed]
+resources: [../../manifests/overlays/%s]
 images: [{name: remora-storage/remora, newName: %q, newTag: %q}]
 patches:
 - target: {kind: Deployment, name: remora-webhook}
   patch: |
     - {op: replace, path: /spec/template/spec/containers/0/args/2, value: %q}
     - {op: add, path: /spec/template/spec/containers/0/args/-, value: %q}
-`, name, tag, "--image="+*remoraName, "--allow-image="+*remoraName+"*")
+`, overlay, name, tag, "--image="+*remoraName, "--allow-image="+*remoraName+"*")
 	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(text), 0o644); err != nil {
 		return err
 	}

@@ -29,19 +29,27 @@ type Program string
 const (
 	APIServer Program = "kube-apiserver" // and etcd
 	Kube      Program = "kube"           // kube-controller-manager, kube-scheduler, kubelet, kube-proxy, kubectl
+	// certManager is cert-manager's controllers and CA injector, of a module of their own (CertManager).
+	certManager Program = "certmanager"
 )
 
 // names are what a program is called by.
 func (p Program) names() []string {
-	if p == APIServer {
+	switch p {
+	case APIServer:
 		return []string{"etcd"}
+	case certManager:
+		return nil
 	}
 	return []string{"kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"}
 }
 
 func (p Program) source() string {
-	if p == APIServer {
+	switch p {
+	case APIServer:
 		return "./apiserver"
+	case certManager:
+		return "."
 	}
 	return "./rest"
 }
@@ -71,12 +79,8 @@ func Dir(ctx context.Context, progress io.Writer, programs ...Program) (string, 
 		return "", err
 	}
 	sources := filepath.Join(root, "e2e", "cluster", "kube")
-	sum, err := sumOf(sources)
+	dir, err := dirOf(cache, sources, "go.mod", "go.sum", "apiserver/main.go", "rest/main.go")
 	if err != nil {
-		return "", err
-	}
-	dir := filepath.Join(cache, "bin-"+sum)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
 	for _, p := range programs {
@@ -85,6 +89,33 @@ func Dir(ctx context.Context, progress io.Writer, programs ...Program) (string, 
 		}
 	}
 	return dir, nil
+}
+
+// CertManager returns the program of e2e/cluster/certmanager, built if it is not there yet, and the folder of its definitions.
+func CertManager(ctx context.Context, progress io.Writer) (program, definitions string, err error) {
+	cache, err := Cache()
+	if err != nil {
+		return "", "", err
+	}
+	root, err := Root(ctx)
+	if err != nil {
+		return "", "", err
+	}
+	sources := filepath.Join(root, "e2e", "cluster", "certmanager")
+	dir, err := dirOf(cache, sources, "go.mod", "go.sum", "main.go")
+	if err != nil {
+		return "", "", err
+	}
+	if err := ensure(ctx, progress, sources, dir, certManager); err != nil {
+		return "", "", fmt.Errorf("build cert-manager: %w", err)
+	}
+	cmd := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/cert-manager/cert-manager")
+	cmd.Dir, cmd.Env = sources, append(os.Environ(), "GOWORK=off")
+	module, err := cmd.Output()
+	if err != nil {
+		return "", "", fmt.Errorf("the module of cert-manager: %w", err)
+	}
+	return filepath.Join(dir, string(certManager)), filepath.Join(strings.TrimSpace(string(module)), "deploy", "crds"), nil
 }
 
 // Root is the folder of this project's go.mod, seen from the working directory.
@@ -97,11 +128,21 @@ func Root(ctx context.Context) (string, error) {
 	return filepath.Dir(mod), nil
 }
 
+// dirOf makes the folder for what is built from these sources.
+func dirOf(cache, sources string, files ...string) (string, error) {
+	sum, err := sumOf(sources, files)
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(cache, "bin-"+sum)
+	return dir, os.MkdirAll(dir, 0o755)
+}
+
 // sumOf names the sources and the toolchain that a program is built from.
-func sumOf(sources string) (string, error) {
+func sumOf(sources string, files []string) (string, error) {
 	h := sha256.New()
 	_, _ = fmt.Fprintln(h, Version, runtime.Version(), runtime.GOARCH)
-	for _, f := range []string{"go.mod", "go.sum", "apiserver/main.go", "rest/main.go"} {
+	for _, f := range files {
 		text, err := os.ReadFile(filepath.Join(sources, f))
 		if err != nil {
 			return "", err
@@ -129,7 +170,7 @@ func ensure(ctx context.Context, progress io.Writer, sources, dir string, p Prog
 	if _, err := os.Stat(program); err == nil {
 		return nil
 	}
-	_, _ = fmt.Fprintf(progress, "building %s of Kubernetes %s into %s: minutes, once\n", p, Version, dir)
+	_, _ = fmt.Fprintf(progress, "building %s into %s: minutes, once\n", p, dir)
 	if err := build(ctx, sources, program+".new", p); err != nil {
 		return err
 	}
