@@ -108,3 +108,94 @@ func TestStream(t *testing.T) {
 		require.Zero(t, n)
 	}
 }
+
+// leading is a leader of three with everything delivered, and what it sent since.
+func leading(t *testing.T) *cluster {
+	c := newCluster(t, 1, &pb.ConfState{Voters: []uint64{1, 2, 3}}, 1, 2, 3)
+	c.cores[1].Campaign()
+	c.ready(1)
+	c.settle()
+	require.True(t, c.cores[1].leads)
+	return c
+}
+
+// settle delivers everything and makes it durable, without a tick, and answers how many messages went from the leader.
+func (c *cluster) settle() (sent, answers int) {
+	for busy := true; busy; {
+		busy = false
+		for id := uint64(1); id <= 3; id++ {
+			for len(c.disks[id]) > 0 {
+				w := c.disks[id][0]
+				c.disks[id] = c.disks[id][1:]
+				c.wires = append(c.wires, c.cores[id].Wrote(w)...)
+				c.ready(id)
+				busy = true
+			}
+		}
+		for len(c.wires) > 0 {
+			m := c.wires[0]
+			c.wires = c.wires[1:]
+			if m.From == 1 {
+				sent++
+			} else {
+				answers++
+			}
+			_ = c.cores[m.To].Step(m)
+			c.ready(m.To)
+			busy = true
+		}
+	}
+	return sent, answers
+}
+
+func (c *cluster) append(first, n record.Seq) {
+	for s := first; s < first+n; s++ {
+		e := Entry{record.Change, record.Name{Epoch: 1, Incarnation: 1, Seq: s}}
+		if s == 0 {
+			e.Kind = record.Owner
+		}
+		c.cores[1].Append(e)
+	}
+	c.ready(1)
+}
+
+// TestMessagesOfABatch: many records that are appended together cost a message and an answer at each peer, and so does the commit index of
+// many, which waits for the next record or the next tick.
+func TestMessagesOfABatch(t *testing.T) {
+	c := leading(t)
+	c.append(0, 1)
+	c.settle()
+	for first := record.Seq(1); first < 100; first += 16 {
+		c.append(first, 16)
+		sent, answers := c.settle()
+		require.Equal(t, 2, sent)
+		require.Equal(t, 2, answers)
+		_, mine := c.cores[1].Delivered()
+		require.Equal(t, first+15, mine.Last)
+		_, theirs := c.cores[2].Delivered()
+		require.Equal(t, first-1, theirs.Last, "what it knows to be committed")
+	}
+	c.cores[1].Tick()
+	c.ready(1)
+	c.settle()
+	for id := uint64(1); id <= 3; id++ {
+		_, a := c.cores[id].Delivered()
+		require.Equal(t, record.Seq(112), a.Last, "replica %d after a tick", id)
+	}
+}
+
+// TestAnOwnerElsewhereIsToldAtOnce: it waits for the commit index.
+func TestAnOwnerElsewhereIsToldAtOnce(t *testing.T) {
+	c := leading(t)
+	for s := record.Seq(0); s < 10; s++ {
+		e := Entry{record.Change, record.Name{Epoch: 1, Incarnation: 1, Seq: s}}
+		if s == 0 {
+			e.Kind = record.Owner
+		}
+		c.cores[2].Append(e)
+		c.ready(2)
+		c.settle()
+		_, a := c.cores[2].Delivered()
+		require.Equal(t, s, a.Last)
+	}
+}

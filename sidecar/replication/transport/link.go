@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -31,7 +32,7 @@ type outgoing struct {
 	*conn
 	dead    chan struct{} // closed when the reader ends
 	err     error         // why; to be read after dead is closed
-	refused bool          // a frame was not sent: the peer's certificate may have been issued anew since, and name more
+	refused atomic.Bool   // a frame was not sent: the peer's certificate may have been issued anew since, and name more
 }
 
 // run waits for frames, connects, and sends, until the link is idle or the transport closed.
@@ -285,7 +286,7 @@ func (l *link) tick(c *outgoing) error {
 // peer may have another certificate by now.
 func (l *link) stale(c *outgoing) bool {
 	own, roots, err := l.t.cfg.TLS()
-	return err == nil && (own != c.own || roots != c.roots || c.refused || l.t.cfg.Now().After(c.renew))
+	return err == nil && (own != c.own || roots != c.roots || c.refused.Load() || l.t.cfg.Now().After(c.renew))
 }
 
 // renew connects beside the connection in use; nil comes out when it did not work.
@@ -323,7 +324,7 @@ func (l *link) send(c *outgoing, write func(...[]byte) error) error {
 	for _, f := range frames {
 		if err := l.t.cfg.Handler.Authorize(c.peer, f.h.Group, f.h.To, f.h.From); err != nil {
 			count.dropped[dropRefused].Add(1)
-			c.refused = true
+			c.refused.Store(true)
 			l.t.lines.warn("refused:"+l.addr, "frames for a peer dropped: whoever is at its address may not have them",
 				"peer", l.addr, "pod", c.peer.String(), "err", err)
 			chunk = -1
