@@ -137,6 +137,10 @@ func (g *Group) applyBatch(items []item, onApplied func([]*record.Record)) error
 func (g *Group) stillToApply(items []item) []item {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	// An owner that is fenced by what is in the batch may be about to place content that it takes for fresh, and that a newer owner has written.
+	for g.usurped() && g.appending != 0 && g.failed == nil {
+		g.changed.Wait()
+	}
 	left := items[:0]
 	for _, it := range items {
 		if it.index <= g.installed {

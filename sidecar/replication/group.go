@@ -370,17 +370,19 @@ func (g *Group) Admit() error {
 func (g *Group) Append(r *record.Record, span telemetry.SpanRef) error {
 	g.mu.Lock()
 	err := g.stopped()
-	g.mu.Unlock()
 	if err != nil {
+		g.mu.Unlock()
 		return err
 	}
 	from := g.disk.journal.End()
-	g.mu.Lock()
 	g.appending = from
 	g.mu.Unlock()
 	it, err := g.write(r)
 	g.mu.Lock()
 	g.appending = 0
+	if g.usurped() {
+		g.changed.Broadcast() // stillToApply
+	}
 	if err != nil {
 		if journalStopped := new(journal.FailedError); errors.As(err, &journalStopped) || errors.As(err, new(stoppedError)) {
 			g.failLocked(err)

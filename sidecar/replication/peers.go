@@ -345,10 +345,15 @@ func (g *Group) process() {
 	if l, _ := p.core.Leader(); l != leader || p.core.Members() != members {
 		g.announce()
 	}
-	if p.fenced == nil && p.core.Fenced() {
+	if p.fenced == nil && (p.core.Fenced() || g.usurped()) {
 		g.fence()
 	}
 	g.changed.Broadcast()
+}
+
+// usurped tells that the owner here is not the newest any more. g.mu is held.
+func (g *Group) usurped() bool {
+	return g.peers != nil && g.owner.Epoch != 0 && g.core.acceptance.Epoch > g.owner.Epoch
 }
 
 // fence ends our ownership: another owner's epoch was accepted. g.mu is held.

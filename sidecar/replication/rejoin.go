@@ -214,8 +214,8 @@ func (g *Group) leave(ctx context.Context) {
 	g.mu.Lock()
 	defer g.unlock()
 	if s := g.peers.core.Status(); s.Leads {
-		for id, peer := range s.Peers {
-			if id != s.ID && !peer.Learner && peer.Active && peer.Match+64 > s.Last {
+		for _, id := range s.Voters { // in order: so a simulated group is the same every time
+			if peer := s.Peers[id]; id != s.ID && peer.Active && peer.Match+64 > s.Last {
 				g.peers.core.Transfer(id)
 				g.process()
 				return

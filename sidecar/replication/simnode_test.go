@@ -2,6 +2,7 @@ package replication
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	mrand "math/rand/v2"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -346,6 +348,9 @@ func (s *sim) look() {
 	s.mu.Lock()
 	acks := s.acks
 	s.acks = nil
+	slices.SortFunc(acks, func(a, b simAck) int { // who of several waits is woken first depends on the scheduler
+		return cmp.Or(cmp.Compare(a.node, b.node), cmp.Compare(a.epoch, b.epoch), cmp.Compare(a.seq, b.seq))
+	})
 	for _, a := range acks {
 		s.oracle.ack(a)
 		s.work["fsyncs acknowledged"]++
