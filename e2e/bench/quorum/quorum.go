@@ -34,6 +34,7 @@ type Args struct {
 	Dir      string        // the owner's log, and the certificate's file
 	Peers    [2]string     // directories of the other two logs
 	LogBytes int64         // of each log, which is written round and round
+	Alone    bool          // the own log only: what the other two cost is the difference
 	Depth    int           // records under way
 	Size     int           // bytes of a record
 	For      time.Duration // how long
@@ -53,7 +54,8 @@ const header = 8
 
 // owner is the process that records come from.
 type owner struct {
-	log *logFile
+	log   *logFile
+	alone bool
 
 	mu      sync.Mutex // guards what follows
 	changed *sync.Cond
@@ -72,7 +74,7 @@ func Run(ctx context.Context, args Args, command func(ReplicaArgs) *exec.Cmd) (r
 	if err != nil {
 		return result, err
 	}
-	o := &owner{next: 1}
+	o := &owner{next: 1, alone: args.Alone}
 	o.changed = sync.NewCond(&o.mu)
 	if o.log, err = openLog(args.Dir, args.LogBytes); err != nil {
 		return result, err
@@ -93,6 +95,9 @@ func Run(ctx context.Context, args Args, command func(ReplicaArgs) *exec.Cmd) (r
 		wg.Wait()
 	}()
 	for i := range replicas {
+		if args.Alone {
+			break
+		}
 		if replicas[i], err = startReplica(ctx, command(ReplicaArgs{args.Peers[i], pem, args.LogBytes}), config); err != nil {
 			return result, err
 		}
@@ -140,6 +145,9 @@ func (o *owner) append(body []byte) error {
 	record = append(record, body...)
 	o.own = append(o.own, record...)
 	for i := range o.out {
+		if o.alone {
+			break
+		}
 		o.out[i] = append(binary.LittleEndian.AppendUint32(o.out[i], uint32(len(record))), record...)
 	}
 	o.changed.Broadcast()
@@ -150,7 +158,12 @@ func (o *owner) append(body []byte) error {
 }
 
 // second is the last record that two of the three logs have, the own being one.
-func (o *owner) second() uint64 { return min(o.has[0], max(o.has[1], o.has[2])) }
+func (o *owner) second() uint64 {
+	if o.alone {
+		return o.has[0]
+	}
+	return min(o.has[0], max(o.has[1], o.has[2]))
+}
 
 func (o *owner) end(err error) {
 	o.mu.Lock()

@@ -2,8 +2,8 @@ package transport
 
 import (
 	"errors"
+	"fmt"
 	"net"
-	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -105,7 +105,7 @@ func (s *socket) direct() {
 				return true
 			}
 			if err != nil {
-				s.failed = os.NewSyscallError("write", err)
+				s.failed = fmt.Errorf("write: %w", err)
 				return true
 			}
 			s.rest = s.rest[n:]
