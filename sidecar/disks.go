@@ -23,6 +23,7 @@ type disks struct {
 	opening sync.Mutex // held while a directory is opened: our own lock on it must not look like another's
 	mu      sync.Mutex
 	open    []*openDisk
+	broken  map[string]error // directories that are damaged, and why; they are not opened again
 }
 
 type openDisk struct {
@@ -68,6 +69,26 @@ func (d *disks) first() *openDisk {
 	return d.open[0]
 }
 
+// damaged is why a directory cannot be used any more; nil if that is not known.
+func (d *disks) damaged(name string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.broken[name]
+}
+
+// note remembers damage: to read the journal again would find it again.
+func (d *disks) note(name string, err error) error {
+	if damaged(err) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.broken == nil {
+			d.broken = map[string]error{}
+		}
+		d.broken[name] = err
+	}
+	return err
+}
+
 // get opens the disk directory of that name, or returns it if it is open.
 func (d *disks) get(ctx context.Context, name string) (*openDisk, error) {
 	if o := d.served(name); o != nil {
@@ -102,8 +123,11 @@ func (d *disks) forNew(ctx context.Context) (*openDisk, error) {
 	}
 	for n := 0; ; n++ {
 		name := fmt.Sprintf("disk-%d", n)
+		if d.damaged(name) != nil {
+			continue
+		}
 		o, err := d.openOnce(name)
-		if errors.Is(err, diskdir.ErrInUse) {
+		if errors.Is(err, diskdir.ErrInUse) || damaged(d.note(name, err)) {
 			continue
 		}
 		if err != nil {
@@ -118,7 +142,10 @@ func (d *disks) forNew(ctx context.Context) (*openDisk, error) {
 			mine = mine && d.owns(info.Volume)
 		}
 		if mine {
-			return d.start(o)
+			if o, err = d.start(o); damaged(d.note(name, err)) {
+				continue
+			}
+			return o, err
 		}
 		if err := o.dir.Close(); err != nil {
 			return nil, err
@@ -169,11 +196,14 @@ func (d *disks) tryOpen(name string) (*openDisk, error) {
 	if o := d.served(name); o != nil {
 		return o, nil
 	}
-	o, err := d.openOnce(name)
-	if err != nil {
+	if err := d.damaged(name); err != nil {
 		return nil, err
 	}
-	return d.start(o)
+	o, err := d.openOnce(name)
+	if err == nil {
+		o, err = d.start(o)
+	}
+	return o, d.note(name, err)
 }
 
 // start reads the journal.

@@ -23,6 +23,7 @@ import (
 //     Bootstrapping, which the last of a volume's first members sets, lets it begin a log).
 //  3. serve opens each member of this node whose disk directory is ours, and says in the object who serves it and where.
 //  4. drop closes what is no longer a member.
+//  5. mend (hostmend.go) sees to what has stopped, or is damaged.
 //
 // A disk directory has one server. A pod's sidecar takes disk-0 unless that is another pod's; a keeper takes all that are free. A volume
 // whose pod runs here is left to that pod's sidecar until a replica of it is in a directory of ours.
@@ -34,10 +35,11 @@ type host struct {
 	// listen begins to listen for peers; nil where there is no certificate.
 	listen func(*host) (network, error)
 
-	ctx  context.Context // of everything that it starts
-	stop context.CancelFunc
-	work sync.WaitGroup
-	kick chan struct{} // look now
+	ctx   context.Context // of everything that it starts
+	stop  context.CancelFunc
+	work  sync.WaitGroup
+	kick  chan struct{} // look now
+	ended chan error    // why the process shall end
 
 	forgot time.Time // by poll alone
 
@@ -49,6 +51,7 @@ type host struct {
 	byID    map[string]map[diskdir.ID]v1alpha1.Member // a volume's members
 	traces  map[string]*telemetry.VolumeRecorder      // of the pod's own volumes, once their owner is there
 	hosted  map[diskdir.ID]*hosted
+	given   map[string]givenUp
 	said    map[string]string // what was logged last about a volume, so that it is said once
 	polled  bool
 }
@@ -69,7 +72,7 @@ type network interface {
 const pollEvery = 200 * time.Millisecond
 
 func newHost(cfg *Config, auth objects, d *disks, open opener) *host {
-	return &host{cfg: cfg, auth: auth, disks: d, open: open, kick: make(chan struct{}, 1), objects: map[string]v1alpha1.Volume{},
+	return &host{cfg: cfg, auth: auth, disks: d, open: open, kick: make(chan struct{}, 1), ended: make(chan error, 1), given: map[string]givenUp{}, objects: map[string]v1alpha1.Volume{},
 		groups: map[diskdir.ID]string{}, byID: map[string]map[diskdir.ID]v1alpha1.Member{}, traces: map[string]*telemetry.VolumeRecorder{}, hosted: map[diskdir.ID]*hosted{}, said: map[string]string{}}
 }
 
@@ -239,9 +242,14 @@ func (h *host) tend(ctx context.Context, o *v1alpha1.Volume) error {
 		return nil
 	}
 	var errs []error
-	for i := range o.Members {
-		if m := &o.Members[i]; m.Node == h.cfg.Node && h.disks.served(m.Disk) != nil && !m.Lost {
-			errs = append(errs, h.serve(ctx, o, m))
+	for _, m := range slices.Clone(o.Members) { // what is called here may change the object
+		if m.Node != h.cfg.Node || m.Lost {
+			continue
+		}
+		if h.disks.served(m.Disk) != nil {
+			errs = append(errs, h.serve(ctx, o, &m))
+		} else {
+			errs = append(errs, h.mendDisk(ctx, o, &m))
 		}
 	}
 	return errors.Join(errs...)
@@ -260,7 +268,7 @@ func (h *host) wanted(o *v1alpha1.Volume) bool {
 	if h.owns(o.Name) {
 		return o.Phase != v1alpha1.VolumePending // before, the volume itself joins, with its key
 	}
-	return o.OwnerNode != h.cfg.Node && h.disks.served(firstDisk) != nil
+	return o.OwnerNode != h.cfg.Node && h.disks.served(h.hostDisk()) != nil
 }
 
 func (h *host) owns(volume string) bool { return h.disks.owns(volume) }

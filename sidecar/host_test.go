@@ -125,6 +125,7 @@ type pretended struct {
 	what   opening
 	mu     sync.Mutex
 	filled bool
+	err    error
 }
 
 func openPretended(_ context.Context, _ *host, _ *hosted, what opening) (hostedGroup, error) {
@@ -134,7 +135,7 @@ func openPretended(_ context.Context, _ *host, _ *hosted, what opening) (hostedG
 func (p *pretended) Member() memberStatus {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return memberStatus{CaughtUp: true, Filled: p.filled}
+	return memberStatus{CaughtUp: true, Filled: p.filled, Err: p.err}
 }
 
 func (p *pretended) Close(context.Context) error { return p.what.replica.Close() }

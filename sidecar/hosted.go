@@ -20,13 +20,15 @@ import (
 type hosted struct {
 	volume string
 	id     diskdir.ID
+	path   string        // its directory
 	done   chan struct{} // closed when it is open, or has failed
 
-	mu     sync.Mutex
-	group  hostedGroup // set when it is open
-	keys   *seal.Keys  // that the group learns salts for: its owner must use the same
-	err    error       // why it is not
-	failed time.Time
+	mu      sync.Mutex
+	group   hostedGroup // set when it is open
+	keys    *seal.Keys  // that the group learns salts for: its owner must use the same
+	err     error       // why it is not
+	failed  time.Time
+	stopped time.Time // when that was noticed of one that was open
 }
 
 // hostedGroup is a replica's part of its group.
@@ -40,6 +42,8 @@ type memberStatus struct {
 	Leader             uint64 // replica ID; 0: none is known
 	Term               uint64
 	Applied, Committed uint64
+	Replacing          bool  // its state is being replaced by a peer's
+	Replaced           bool  // it was, or is being, since it was opened
 	CaughtUp           bool  // has applied all that its leader had committed when it joined it
 	Filled             bool  // has every block of every blob, verified
 	Missing            int64 // bytes that are not here yet
@@ -91,7 +95,10 @@ func (h *host) serve(ctx context.Context, o *v1alpha1.Volume, m *v1alpha1.Member
 		})
 		return errors.Join(st.Err, err)
 	}
-	return st.Err
+	if st.Err != nil {
+		return h.mend(ctx, o, r, st.Err)
+	}
+	return nil
 }
 
 // register names this process as the one that serves a member.
@@ -113,9 +120,9 @@ func (h *host) begin(o *v1alpha1.Volume, id diskdir.ID, disk string, net network
 	if r := h.hosted[id]; r != nil && !r.again() {
 		return r
 	}
-	r := &hosted{volume: o.Name, id: id, done: make(chan struct{})}
-	h.hosted[id] = r
 	what := opening{object: o.Clone(), disk: h.disks.served(disk), net: net}
+	r := &hosted{volume: o.Name, id: id, path: what.disk.dir.ReplicaPath(id), done: make(chan struct{})}
+	h.hosted[id] = r
 	h.work.Go(func() {
 		defer close(r.done)
 		var group hostedGroup

@@ -13,13 +13,10 @@ import (
 	"github.com/remora-storage/remora/sidecar/replication/diskdir"
 )
 
-// firstDisk is the disk directory in which replicas of other pods' volumes are kept.
-const firstDisk = "disk-0"
-
 // claimDisks opens the disk directories that this process shall serve for the object's sake: those of its members here, and the first
 // one for a replica to come. What another process serves stays its own.
 func (h *host) claimDisks(o *v1alpha1.Volume) {
-	names := []string{firstDisk}
+	names := []string{h.hostDisk()}
 	for i := range o.Members {
 		if m := &o.Members[i]; m.Node == h.cfg.Node && !m.Lost && !slices.Contains(names, m.Disk) && (h.owns(o.Name) || h.cfg.Keeper) {
 			names = append(names, m.Disk)
@@ -106,6 +103,9 @@ func (h *host) newReplica(disk *openDisk, o *v1alpha1.Volume) (diskdir.ID, error
 	if err != nil {
 		return 0, err
 	}
+	if err := writeSession(h.cfg.fs, r.Path(), "0"); err != nil {
+		return 0, errors.Join(fmt.Errorf("make replica: %w", err), r.Close())
+	}
 	return id, r.Close()
 }
 
@@ -170,7 +170,11 @@ func (h *host) joinOwn(ctx context.Context, volume, keyID string) (*hosted, erro
 		}
 		h.look()
 		if r := h.hostedNow(volume); r != nil {
-			if done, err := r.opened(ctx, pollEvery); done || err != nil {
+			done, err := r.opened(ctx, pollEvery)
+			if done || err != nil && !damaged(err) {
+				return r, err
+			}
+			if err != nil && h.mend(ctx, &o, r, err) != nil {
 				return r, err
 			}
 		} else if err := pause(ctx, pollEvery/4); err != nil {
@@ -205,6 +209,11 @@ func (h *host) ownHere(ctx context.Context, o *v1alpha1.Volume) (bool, error) {
 		_, err := h.disks.get(ctx, m.Disk)
 		if err == nil {
 			return true, nil
+		}
+		if damaged(err) {
+			if gone, giveErr := h.giveUp(ctx, o, m.Replica, err); gone || giveErr != nil {
+				return false, giveErr
+			}
 		}
 		if !errors.Is(err, diskdir.ErrInUse) {
 			return false, fmt.Errorf("replica %s cannot be opened: %w; an empty disk never takes its place", m.Replica, err)

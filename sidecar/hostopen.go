@@ -99,7 +99,7 @@ func (h *host) peerGroup(to uint64) *peerGroup {
 // Member is what the replica knows of itself.
 func (g *peerGroup) Member() memberStatus {
 	st := g.Status()
-	m := memberStatus{Applied: uint64(st.Applied), Committed: uint64(st.Committed), Err: st.Err}
+	m := memberStatus{Applied: uint64(st.Applied), Committed: uint64(st.Committed), Err: st.Err, Replacing: st.Hollow, Replaced: st.Replaced}
 	if of := st.Group; of != nil {
 		m.Leader, m.Term = of.Leader, of.Term
 		m.CaughtUp = of.Leader != 0 && m.Applied >= of.Commit && of.Last >= of.Commit

@@ -74,6 +74,8 @@ func stateOfReplica(st memberStatus) string {
 		return status.Damaged
 	case st.Err != nil:
 		return status.Offline
+	case st.Replacing:
+		return status.Rebuilding
 	case st.CaughtUp && st.Filled:
 		return status.InSync
 	}

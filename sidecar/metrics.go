@@ -14,7 +14,10 @@ var (
 	replicaUnhealed = describeReplica("unhealed_blocks", "Bad blocks that are not healed.")
 	replicaScrubbed = describeReplica("scrubbed_bytes_total", "Content that scrubs read and compared with its seals.")
 	replicaFilled   = describeReplica("filled_bytes_total", "Content that was absent and came from a peer.")
-	replicaAbsent   = describeReplica("absent_bytes", "Content that is still to come from a peer.")
+	replicaReplaced = describeReplica("replaced", "1 where the state was replaced by a peer's since the replica was opened: it was damaged, or too far behind.")
+	replicasGivenUp = prometheus.NewDesc("remora_replicas_given_up_total", "Replicas that were given up here because their journal or superblock was damaged.",
+		[]string{"volume"}, nil)
+	replicaAbsent = describeReplica("absent_bytes", "Content that is still to come from a peer.")
 )
 
 // replicas is a prometheus.Collector of what the replicas served here have found, healed and filled since they were opened.
@@ -22,13 +25,16 @@ type replicas struct{ h *host }
 
 // Describe sends every description.
 func (replicas) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{replicaBad, replicaHealed, replicaUnhealed, replicaScrubbed, replicaFilled, replicaAbsent} {
+	for _, d := range []*prometheus.Desc{replicaBad, replicaHealed, replicaUnhealed, replicaScrubbed, replicaFilled, replicaAbsent, replicaReplaced, replicasGivenUp} {
 		ch <- d
 	}
 }
 
 // Collect sends a snapshot of every metric.
 func (c replicas) Collect(ch chan<- prometheus.Metric) {
+	for volume, n := range c.h.givenUpCounts() {
+		ch <- prometheus.MustNewConstMetric(replicasGivenUp, prometheus.CounterValue, float64(n), volume)
+	}
 	for _, r := range c.h.list() {
 		r.mu.Lock()
 		g, ok := r.group.(*peerGroup)
@@ -40,6 +46,11 @@ func (c replicas) Collect(ch chan<- prometheus.Metric) {
 		send := func(d *prometheus.Desc, kind prometheus.ValueType, n int64) {
 			ch <- prometheus.MustNewConstMetric(d, kind, float64(n), r.volume, r.id.String())
 		}
+		replaced := int64(0)
+		if g.Status().Replaced {
+			replaced = 1
+		}
+		send(replicaReplaced, prometheus.GaugeValue, replaced)
 		send(replicaBad, prometheus.CounterValue, st.BadBlocks)
 		send(replicaHealed, prometheus.CounterValue, st.HealedBlocks)
 		send(replicaUnhealed, prometheus.GaugeValue, st.Unhealed)

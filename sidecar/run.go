@@ -84,20 +84,31 @@ func (s *sidecar) serve(ctx context.Context) error {
 	if s.host != nil {
 		s.host.start(ctx)
 	}
+	if s.host != nil {
+		done := make(chan struct{})
+		defer close(done)
+		go func() {
+			select {
+			case err := <-s.host.ended:
+				cancel(err)
+			case <-done:
+			}
+		}()
+	}
 	if s.cfg.Keeper {
 		<-ctx.Done()
-		return nil
+		return unlessAsked(ctx)
 	}
 	for _, v := range s.volumes {
 		if err := v.open(ctx); err != nil {
 			if ctx.Err() != nil {
-				return nil
+				return unlessAsked(ctx)
 			}
 			if state := stateOf(err); state == status.Damaged || state == status.MajorityLost {
 				// Another start finds the same: stay, and say so. Replicas of other volumes are served meanwhile.
 				s.cfg.Logger.Error("volume is not mounted", "volume", v.object.Name, "state", state, "err", err)
 				<-ctx.Done()
-				return nil
+				return unlessAsked(ctx)
 			}
 			return fmt.Errorf("volume %s: %w", v.object.Name, err)
 		}
@@ -112,6 +123,11 @@ func (s *sidecar) serve(ctx context.Context) error {
 		})
 	}
 	ended.Wait()
+	return unlessAsked(ctx)
+}
+
+// unlessAsked is why ctx ended, unless somebody asked for it.
+func unlessAsked(ctx context.Context) error {
 	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}

@@ -115,10 +115,18 @@ func stateOf(err error) string {
 	switch {
 	case errors.As(err, &lost):
 		return status.MajorityLost
+	case errors.Is(err, replication.ErrReplace):
+		return status.Failed // the next start mends it
 	case errors.Is(err, store.ErrDamaged) || errors.As(err, &damage) || errors.As(err, &foreign):
 		return status.Damaged
 	}
 	return status.Failed
+}
+
+// damaged tells that what is on the disk is not what was written: another start finds the same, and so does another version.
+func damaged(err error) bool {
+	var foreign *diskdir.NotOursError
+	return stateOf(err) == status.Damaged && !(errors.As(err, &foreign) && foreign.Sound)
 }
 
 func (v *volume) openLog(ctx context.Context) error {
@@ -213,6 +221,9 @@ func (v *volume) own(ctx context.Context) error {
 	v.mu.Lock()
 	v.fs, v.ready = fs, true
 	v.mu.Unlock()
+	if err := v.noteSession(); err != nil {
+		return fmt.Errorf("note the session: %w", err)
+	}
 	v.s.cfg.Logger.Info("volume is open", "volume", v.object.Name, "epoch", owner.Name.Epoch, "recovered", n, "index", v.group.Status().Applied)
 	return v.becomeReady(ctx)
 }
@@ -220,15 +231,15 @@ func (v *volume) own(ctx context.Context) error {
 // abandon gives the mount up if programs there hold answers that are not true any more, and makes it anew.
 func (v *volume) abandon(ctx context.Context) error {
 	lost := v.group.LostAnswers()
-	if lost == 0 || v.client.State == holder.Fresh {
-		return nil
+	elsewhere, err := v.answeredElsewhere()
+	if err != nil || lost == 0 && !elsewhere || v.client.State == holder.Fresh {
+		return err
 	}
-	v.s.cfg.Logger.Error("another owner had taken over before what was answered here was on a majority of disks: mounting anew; programs that have files open "+
-		"there get ENOTCONN and must be restarted", "volume", v.object.Name, "records", lost)
+	v.s.cfg.Logger.Error("what was answered here before it was on a majority of disks is lost (another owner had taken over, or the replica that had it was given up): "+
+		"mounting anew; programs that have files open there get ENOTCONN and must be restarted", "volume", v.object.Name, "records", lost)
 	if err := errors.Join(v.client.Lost(), v.client.Close()); err != nil {
 		return err
 	}
-	var err error
 	v.client, err = holder.Attach(ctx, strings.TrimPrefix(v.s.cfg.Holder, "unix:"), v.spec.Name)
 	return err
 }

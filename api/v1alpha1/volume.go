@@ -87,6 +87,30 @@ func (v *Volume) MajorityLost() bool {
 	return voters > 0 && left < voters/2+1
 }
 
+// CanSpare tells whether the volume stays as it is without the disk of a member: a majority of its voters has a disk, and another one
+// of them has the content.
+func (v *Volume) CanSpare(replica string) bool {
+	c := v.Clone()
+	m := c.Member(replica)
+	if m == nil || v.Phase != VolumeReady || v.Survivor != "" {
+		return false
+	}
+	m.Lost = true
+	return !c.MajorityLost() && slices.ContainsFunc(c.Members, func(m Member) bool { return m.Votes() && !m.Lost })
+}
+
+// GiveUp says that the disk of a member is gone for good. A voter is one until another has taken its place; a learner goes.
+func (v *Volume) GiveUp(replica string) {
+	m := v.Member(replica)
+	switch {
+	case m == nil:
+	case m.Votes():
+		m.Lost, m.Role = true, RoleLeaving
+	default:
+		v.Members = slices.DeleteFunc(v.Members, func(m Member) bool { return m.Replica == replica })
+	}
+}
+
 // Clone is a copy that shares nothing.
 func (v *Volume) Clone() Volume {
 	c := *v

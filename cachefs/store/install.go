@@ -26,7 +26,7 @@ const installBatch = 1 << 20
 //
 // cfg.Checkpoint is the replica's last durable one: what is newer than it stays only if it is in no way of the disk's mercy, so nothing
 // newer stays. A caller that wants to keep it applies the log and makes a checkpoint first. A crash in the middle leaves a directory that
-// Open refuses or that is as it was: the caller, which has noted that it installs, does it again, with the same cfg.Checkpoint. The slots
+// Open refuses or that is as it was: the caller, which has noted that it installs, does it again, with the same cfg.Checkpoint (and so after ErrDamaged). The slots
 // of content that is dropped are free, and punched after the next Open, when Adopt has taken those that the journal needs: of what else it
 // names, frames must have a durable witness before Install begins.
 func Install(cfg Config, at Checkpoint, next func() (key, value []byte, err error)) error {
@@ -36,9 +36,13 @@ func Install(cfg Config, at Checkpoint, next func() (key, value []byte, err erro
 	}
 	in := &install{s: s, batch: s.db.NewBatch()}
 	err = in.run(at, next)
-	err = errors.Join(err, in.batch.Close(), s.failure(), s.Close())
+	err = damage(errors.Join(err, in.batch.Close(), s.failure(), s.Close()))
 	if err == nil {
 		err = disk.SyncDir(cfg.FS, cfg.Dir)
+	}
+	if errors.Is(err, ErrDamaged) { // what there was cannot even be read to decide what stays: the next Install begins with nothing
+		cfg.Logger.Error("metadata is damaged: it is removed, and all content is fetched again", "err", err)
+		err = errors.Join(err, cfg.FS.RemoveAll(filepath.Join(cfg.Dir, "meta")))
 	}
 	if err != nil {
 		return fmt.Errorf("install index %d: %w", at.Index, err)

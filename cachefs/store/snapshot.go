@@ -19,6 +19,7 @@ import (
 // Snapshot is the replicated part of a store at one index: all keys below meta.LocalPrefix, and the table of first answers. It costs the
 // store little while it is open, but files that were compacted since stay.
 type Snapshot struct {
+	s  *Store
 	db *pebble.Snapshot
 	at Checkpoint
 }
@@ -33,7 +34,7 @@ func (s *Store) Snapshot() (*Snapshot, error) {
 	if s.position.Index < s.opened {
 		return nil, errors.New("snapshot: the log is being replayed")
 	}
-	return &Snapshot{s.db.NewSnapshot(), s.position}, nil
+	return &Snapshot{s, s.db.NewSnapshot(), s.position}, nil
 }
 
 // Position is the index of the snapshot, and the acceptance state there.
@@ -53,7 +54,7 @@ func (n *Snapshot) Each(visit func(key, value []byte) error) error {
 func (n *Snapshot) scan(lower, upper []byte, visit func(key, value []byte) error) error {
 	it, err := n.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {
-		return fmt.Errorf("scan a snapshot: %w", damage(err))
+		return fmt.Errorf("scan a snapshot: %w", n.s.found(err))
 	}
 	for ok := it.First(); ok; ok = it.Next() {
 		if err := visit(it.Key(), it.Value()); err != nil {
@@ -61,7 +62,7 @@ func (n *Snapshot) scan(lower, upper []byte, visit func(key, value []byte) error
 		}
 	}
 	if err := it.Error(); err != nil {
-		return errors.Join(fmt.Errorf("scan a snapshot: %w", damage(err)), it.Close())
+		return errors.Join(fmt.Errorf("scan a snapshot: %w", n.s.found(err)), it.Close())
 	}
 	return it.Close()
 }
@@ -218,7 +219,7 @@ func (n *Snapshot) Digest(ctx context.Context) (Digest, error) {
 	feed(h, encodeApplied(nil, n.at), nil)
 	seals, err := n.db.NewIter(&pebble.IterOptions{LowerBound: []byte{residencyPrefix}, UpperBound: []byte{sealPrefix + 1}})
 	if err != nil {
-		return d, fmt.Errorf("digest: %w", damage(err))
+		return d, fmt.Errorf("digest: %w", n.s.found(err))
 	}
 	keys := 0
 	err = n.Each(func(key, value []byte) error {

@@ -44,6 +44,8 @@ type Config struct {
 	MemTableBytes uint64
 	// Offline is for programs that look at a store once: Pebble does not rewrite its files in the background.
 	Offline bool
+	// Replaceable: a peer has the state, too. Damage of the metadata that a read finds stops the store, so that somebody replaces it.
+	Replaceable bool
 	// OnFull is called when changes begin to wait for space on the disk; may be nil.
 	OnFull func()
 	Logger *slog.Logger
@@ -260,7 +262,7 @@ func (s *Store) Get(key []byte) ([]byte, bool, error) {
 		return nil, false, nil
 	}
 	if err != nil {
-		return nil, false, fmt.Errorf("read metadata: %w", damage(err))
+		return nil, false, fmt.Errorf("read metadata: %w", s.found(err))
 	}
 	b := append([]byte(nil), v...)
 	return b, true, closer.Close()
@@ -288,7 +290,7 @@ func (s *Store) salt(i record.Incarnation) ([]byte, error) {
 func (s *Store) Scan(lower, upper []byte, visit func(key, value []byte) error) error {
 	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {
-		return fmt.Errorf("scan metadata: %w", damage(err))
+		return fmt.Errorf("scan metadata: %w", s.found(err))
 	}
 	for ok := it.First(); ok; ok = it.Next() {
 		if err := visit(it.Key(), it.Value()); err != nil {
@@ -296,9 +298,17 @@ func (s *Store) Scan(lower, upper []byte, visit func(key, value []byte) error) e
 		}
 	}
 	if err := it.Error(); err != nil {
-		return errors.Join(fmt.Errorf("scan metadata: %w", damage(err)), it.Close())
+		return errors.Join(fmt.Errorf("scan metadata: %w", s.found(err)), it.Close())
 	}
 	return it.Close()
+}
+
+// found says what an error of a read means, and stops the store if that is damage and there is a remedy for it.
+func (s *Store) found(err error) error {
+	if err = damage(err); s.cfg.Replaceable && errors.Is(err, ErrDamaged) {
+		_ = s.fail(fmt.Errorf("metadata: %w", err)) // the reader gets its own
+	}
+	return err
 }
 
 // fail stops the store: the first cause is returned by everything that writes from now on.
@@ -312,6 +322,9 @@ func (s *Store) fail(err error) error {
 	}
 	return s.failed
 }
+
+// Stopped tells that the store has stopped after an error: what writes to it is told why.
+func (s *Store) Stopped() bool { return s.failure() != nil }
 
 func (s *Store) failure() error {
 	s.failMu.Lock()

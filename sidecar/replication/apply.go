@@ -103,7 +103,7 @@ func (g *Group) applyNext() bool {
 		g.applying.Unlock()
 	}
 	if err != nil {
-		g.fail(err)
+		g.fail(g.distrust(err))
 	}
 	return err == nil
 }
@@ -245,6 +245,11 @@ func (g *Group) saveCheckpoint(at store.Checkpoint) error {
 	if err := g.disk.syncs.settle(); err != nil {
 		return err
 	}
+	if g.peers != nil {
+		if err := g.keepSalts(); err != nil {
+			return err
+		}
+	}
 	if err := g.cfg.Replica.SaveGroupCheckpoint(at, uint64(from), g.groupState(at)); err != nil {
 		return err
 	}
@@ -346,7 +351,7 @@ func (g *Group) Close(ctx context.Context) error {
 	}
 	g.applier.Wait()
 	g.lag.Stop()
-	if err == nil && !g.hollow.Load() {
+	if err == nil && !g.hollow.Load() && g.Status().Err == nil {
 		err = g.Checkpoint()
 	}
 	g.disk.forget(g)

@@ -249,6 +249,9 @@ func (g *Group) install(in *store.SnapshotReader, to consensus.State) error {
 			g.cfg.Logger.Warn("the old state did not close well", "err", err)
 		}
 	}
+	g.mu.Lock()
+	g.replaced = true
+	g.mu.Unlock()
 	if err := store.Install(g.storeConfig(), at, in.Next); err != nil {
 		if failed := g.disk.syncs.failure(); failed != nil { // it will never work in this process
 			g.fail(failed)

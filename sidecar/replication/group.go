@@ -82,6 +82,8 @@ type Group struct {
 	applier         sync.WaitGroup
 
 	peers     *peers       // nil: a group of one
+	replaced  bool         // the state was, or is being, replaced since the replica was opened
+	salts     []byte       // what the file of salts has; nil: not known
 	installed record.Index // what a peer's state has brought: entries up to here are in the store
 	hollow    atomic.Bool  // the store is being replaced: nothing is applied
 	applying  sync.Mutex   // held while the store is in use by the apply loop, or being replaced; above mu
@@ -100,12 +102,7 @@ func (d *Disk) OpenGroup(cfg GroupConfig) (*Group, error) {
 	}
 	g.lag = time.AfterFunc(time.Hour, g.applyDue)
 	var err error
-	if g.hollow.Store(cfg.Replica.GroupState().Installing); !g.hollow.Load() {
-		g.store, err = store.Open(g.storeConfig())
-	} else {
-		err = g.recallSalts()
-	}
-	if err != nil {
+	if err = g.openState(); err != nil {
 		return nil, err
 	}
 	replay := g.replay
@@ -114,7 +111,7 @@ func (d *Disk) OpenGroup(cfg GroupConfig) (*Group, error) {
 	}
 	if err := replay(); err != nil {
 		d.forget(g)
-		return nil, errors.Join(err, g.closeStore())
+		return nil, errors.Join(g.distrust(err), g.closeStore())
 	}
 	if !d.cfg.Manual {
 		g.applier.Go(g.apply)
@@ -207,7 +204,7 @@ func (g *Group) key() replicaKey {
 
 func (g *Group) storeConfig() store.Config {
 	return store.Config{FS: g.disk.cfg.FS, Dir: g.cfg.Replica.Path(), Checkpoint: g.cfg.Replica.Checkpoint(), Keys: g.cfg.Keys, Rand: g.disk.cfg.Rand,
-		MemTableBytes: g.disk.cfg.MemTableBytes, OnFull: g.changed.Broadcast, Offline: g.disk.cfg.Manual, Logger: g.cfg.Logger}
+		MemTableBytes: g.disk.cfg.MemTableBytes, OnFull: g.changed.Broadcast, Replaceable: g.cfg.Peers != nil, Offline: g.disk.cfg.Manual, Logger: g.cfg.Logger}
 }
 
 // Store is the replica's state; nil while it is being replaced.
@@ -455,6 +452,8 @@ type Status struct {
 	Committed  record.Index
 	Applied    record.Index
 	Err        error             // why the replica has stopped
+	Hollow     bool              // its state is being replaced by a peer's
+	Replaced   bool              // it was, or is being, since the replica was opened
 	Group      *consensus.Status // of a group of several
 }
 
@@ -462,7 +461,7 @@ type Status struct {
 func (g *Group) Status() Status {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	s := Status{Acceptance: g.core.acceptance, Committed: g.core.committed, Applied: g.applied, Err: g.failed}
+	s := Status{Acceptance: g.core.acceptance, Committed: g.core.committed, Applied: g.applied, Err: g.failed, Hollow: g.hollow.Load(), Replaced: g.replaced}
 	if g.peers != nil {
 		of := g.peers.core.Status()
 		s.Group = &of

@@ -279,6 +279,10 @@ func (g *Group) tick() {
 	g.process()
 	if g.peers.ticks++; g.peers.ticks%reviewTicks == 0 {
 		g.review()
+		if g.store != nil && g.store.Stopped() { // the apply loop finds out why
+			g.pressed = true
+			g.work.Signal()
+		}
 	}
 	if g.peers.ticks%sweepTicks == 0 {
 		g.sweep()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -85,6 +86,11 @@ func (c *trio) add(id uint64, founders []uint64) *node {
 }
 
 func (n *node) start(founders []uint64) {
+	require.NoError(n.trio.t, n.tryStart(founders))
+}
+
+// tryStart returns why the replica cannot be opened.
+func (n *node) tryStart(founders []uint64) error {
 	t := n.trio.t
 	log := slog.New(slog.NewTextHandler(testWriter{t, n.id}, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	dir, err := diskdir.Open(n.fs, "disk-0", "tenant", 4<<20, rand.Reader)
@@ -98,7 +104,10 @@ func (n *node) start(founders []uint64) {
 	inbox := make(chan func(*replication.Group), 4096)
 	g, err := n.disk.OpenGroup(replication.GroupConfig{Replica: r, Keys: n.keys, Logger: log, Peers: &replication.PeersConfig{
 		Founders: founders, Tick: 10 * time.Millisecond, Send: n.send, Fetch: n.fetch, Members: n.trio.members, Copies: func() int { return 3 }, Changed: n.trio.changed}})
-	require.NoError(t, err)
+	if err != nil {
+		require.NoError(t, errors.Join(r.Close(), n.disk.Close()))
+		return err
+	}
 	n.trio.mu.Lock()
 	n.group, n.inbox = g, inbox
 	n.trio.mu.Unlock()
@@ -107,6 +116,7 @@ func (n *node) start(founders []uint64) {
 			deliver(g)
 		}
 	})
+	return nil
 }
 
 func (n *node) stop() {

@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -13,11 +14,12 @@ import (
 	"github.com/remora-storage/remora/cachefs/meta"
 	"github.com/remora-storage/remora/cachefs/record"
 	"github.com/remora-storage/remora/cachefs/seal"
+	"github.com/remora-storage/remora/cachefs/store"
 	"github.com/remora-storage/remora/disk"
 )
 
-// While the store of a replica is being replaced, the salts that open the records of its journal are nowhere else: they are kept in a file
-// (diskdir/FORMAT.md), or the replica could not start again in the middle.
+// While the store of a replica is being replaced, or where it is damaged, the salts that open the records of its journal are nowhere else: they
+// are kept in a file (diskdir/FORMAT.md), or the replica could not start again. It has those of the checkpoint; newer ones are in the journal.
 
 const (
 	saltMagic = "RMRSALT1"
@@ -26,7 +28,7 @@ const (
 
 func (g *Group) saltFile() string { return filepath.Join(g.cfg.Replica.Path(), "salts") }
 
-// keepSalts writes the salts that the store has, durably.
+// keepSalts writes the salts that the store has, durably, unless the file has them.
 func (g *Group) keepSalts() error {
 	s := g.Store()
 	if s == nil || g.cfg.Keys == nil {
@@ -44,7 +46,25 @@ func (g *Group) keepSalts() error {
 		return err
 	}
 	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
-	f, err := g.disk.cfg.FS.Create(g.saltFile(), disk.Category)
+	if g.salts == nil {
+		if g.salts, err = g.readSalts(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if bytes.Equal(b, g.salts) {
+		return nil
+	}
+	if err := g.writeSalts(b); err != nil {
+		return err
+	}
+	g.salts = b
+	return nil
+}
+
+// writeSalts replaces the file: a crash leaves the old one, or the new one.
+func (g *Group) writeSalts(b []byte) error {
+	tmp := g.saltFile() + ".new"
+	f, err := g.disk.cfg.FS.Create(tmp, disk.Category)
 	if err != nil {
 		return err
 	}
@@ -55,7 +75,19 @@ func (g *Group) keepSalts() error {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
+	if err := g.disk.cfg.FS.Rename(tmp, g.saltFile()); err != nil {
+		return err
+	}
 	return disk.SyncDir(g.disk.cfg.FS, g.cfg.Replica.Path())
+}
+
+func (g *Group) readSalts() ([]byte, error) {
+	f, err := g.disk.cfg.FS.Open(g.saltFile())
+	if err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(f)
+	return b, errors.Join(err, f.Close())
 }
 
 // recallSalts learns what keepSalts wrote. Without the file the journal's records may do.
@@ -63,21 +95,17 @@ func (g *Group) recallSalts() error {
 	if g.cfg.Keys == nil {
 		return nil
 	}
-	f, err := g.disk.cfg.FS.Open(g.saltFile())
+	b, err := g.readSalts()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	b, err := io.ReadAll(f)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
 	body := len(b) - 4
 	if body < len(saltMagic) || string(b[:len(saltMagic)]) != saltMagic || (body-len(saltMagic))%saltBytes != 0 ||
 		crc32.Checksum(b[:body], castagnoli) != binary.LittleEndian.Uint32(b[body:]) {
-		return fmt.Errorf("%s: %d bytes are no salts", g.saltFile(), len(b))
+		return fmt.Errorf("%w: %s: %d bytes are no salts", store.ErrDamaged, g.saltFile(), len(b))
 	}
 	for b = b[len(saltMagic):body]; len(b) > 0; b = b[saltBytes:] {
 		if err := g.cfg.Keys.Learn(record.Incarnation(binary.LittleEndian.Uint32(b)), b[4:saltBytes]); err != nil {

@@ -16,9 +16,10 @@ const (
 
 // Replica states.
 const (
-	InSync  = "InSync"
-	Syncing = "Syncing" // is behind, or lacks blocks
-	Lost    = "Lost"    // its disk is gone for good
+	InSync     = "InSync"
+	Syncing    = "Syncing"    // is behind, or lacks blocks
+	Rebuilding = "Rebuilding" // its metadata is being replaced by a peer's: it was damaged, or too far behind
+	Lost       = "Lost"       // its disk is gone for good
 )
 
 // Replica roles.
@@ -78,7 +79,7 @@ type Replica struct {
 	Pod        string `json:"pod"`
 	Node       string `json:"node"`
 	Role       string `json:"role"`
-	State      string `json:"state"` // InSync, Syncing, Offline or Damaged
+	State      string `json:"state"` // one of the replica states, Offline or Damaged
 	MatchIndex uint64 `json:"matchIndex"`
 	Missing    uint64 `json:"missing"` // bytes that are still to come; 0: none, or not known
 }

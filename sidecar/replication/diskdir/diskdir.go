@@ -119,7 +119,7 @@ func (d *Dir) open(tenant string, segmentBytes int64, random io.Reader) error {
 			return err
 		}
 		if d.super.Tenant != tenant {
-			return &NotOursError{d.path, fmt.Sprintf("belongs to tenant %q, not %q", d.super.Tenant, tenant)}
+			return &NotOursError{d.path, fmt.Sprintf("belongs to tenant %q, not %q", d.super.Tenant, tenant), true}
 		}
 		return nil
 	}
@@ -216,8 +216,8 @@ type Replica struct {
 	block *superblock
 }
 
-// replicaPath is the directory of a replica.
-func (d *Dir) replicaPath(id ID) string { return filepath.Join(d.path, "replicas", id.String()) }
+// ReplicaPath is the directory of a replica.
+func (d *Dir) ReplicaPath(id ID) string { return filepath.Join(d.path, "replicas", id.String()) }
 
 // ArenaPath is the arena of a replica in a disk directory.
 func ArenaPath(dir string, id ID) string { return filepath.Join(dir, "replicas", id.String(), "arena") }
@@ -270,7 +270,7 @@ func (d *Dir) CheckJournal() error {
 			return err
 		}
 		if from > 0 {
-			return &NotOursError{d.JournalDir(), fmt.Sprintf("replica %v needs the journal from %d on, and it is missing", info.Replica, from)}
+			return &NotOursError{d.JournalDir(), fmt.Sprintf("replica %v needs the journal from %d on, and it is missing", info.Replica, from), false}
 		}
 	}
 	return nil
@@ -279,7 +279,7 @@ func (d *Dir) CheckJournal() error {
 // CreateReplica makes an empty replica, durable when it returns.
 func (d *Dir) CreateReplica(info ReplicaInfo) (*Replica, error) {
 	info.DiskID = d.super.DiskID
-	path := d.replicaPath(info.Replica)
+	path := d.ReplicaPath(info.Replica)
 	if err := d.fs.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("make replica: %w", err)
 	}
@@ -297,14 +297,14 @@ func (d *Dir) CreateReplica(info ReplicaInfo) (*Replica, error) {
 
 // OpenReplica opens a replica by its ID.
 func (d *Dir) OpenReplica(id ID) (*Replica, error) {
-	r := &Replica{path: d.replicaPath(id)}
+	r := &Replica{path: d.ReplicaPath(id)}
 	var err error
 	if r.block, err = openSuper(d.fs, r.path, replicaMagic, &r.super); err != nil {
 		return nil, err
 	}
 	if r.super.Replica != id || r.super.DiskID != d.super.DiskID {
 		return nil, errors.Join(&NotOursError{r.path, fmt.Sprintf("is a copy of replica %v of disk %s: a replica cannot be copied, a new one is filled by its peers",
-			r.super.Replica, r.super.DiskID)}, r.Close())
+			r.super.Replica, r.super.DiskID), false}, r.Close())
 	}
 	return r, nil
 }

@@ -28,7 +28,10 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 type NotOursError struct {
 	Path   string
 	Reason string
+	Sound  bool // nothing is damaged: it is another tenant's, or another version's
 }
+
+var errVersion = errors.New("use the version that wrote it, or a newer one")
 
 func (e *NotOursError) Error() string {
 	return fmt.Sprintf("%s: %s", e.Path, e.Reason)
@@ -72,7 +75,7 @@ func decodeSuper(magic [8]byte, b []byte) (generation uint64, body []byte, err e
 		return 0, nil, errors.New("superblock is damaged")
 	}
 	if v := le.Uint16(b[8:]); v != superVersion {
-		return 0, nil, fmt.Errorf("superblock has version %d, this program reads %d: use the version that wrote it, or a newer one", v, superVersion)
+		return 0, nil, fmt.Errorf("superblock has version %d, this program reads %d: %w", v, superVersion, errVersion)
 	}
 	return le.Uint64(b[12:]), b[superHeader : superHeader+n], nil
 }
@@ -104,7 +107,7 @@ func createSuper(fs disk.FS, dir string, magic [8]byte, v any) (*superblock, err
 func openSuper(fs disk.FS, dir string, magic [8]byte, v any) (*superblock, error) {
 	s := &superblock{path: filepath.Join(dir, "superblock"), magic: magic}
 	if _, err := fs.Stat(s.path); err != nil {
-		return nil, &NotOursError{dir, "has no superblock"}
+		return nil, &NotOursError{dir, "has no superblock", false}
 	}
 	var err error
 	if s.file, err = fs.OpenReadWrite(s.path, disk.Category); err != nil {
@@ -116,19 +119,20 @@ func openSuper(fs disk.FS, dir string, magic [8]byte, v any) (*superblock, error
 	}
 	var best []byte
 	var reason error
+	sound := false
 	for i := range 2 {
 		g, body, err := decodeSuper(magic, b[i*copySize:(i+1)*copySize])
 		if err != nil {
-			reason = err
+			reason, sound = err, sound || errors.Is(err, errVersion)
 		} else if best == nil || g > s.generation {
 			s.generation, best = g, body
 		}
 	}
 	if best == nil {
-		return nil, errors.Join(&NotOursError{s.path, reason.Error()}, s.close())
+		return nil, errors.Join(&NotOursError{s.path, reason.Error(), sound}, s.close())
 	}
 	if err := json.Unmarshal(best, v); err != nil {
-		return nil, errors.Join(&NotOursError{s.path, err.Error()}, s.close())
+		return nil, errors.Join(&NotOursError{s.path, err.Error(), false}, s.close())
 	}
 	return s, nil
 }
