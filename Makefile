@@ -48,7 +48,7 @@ endif
 # The tests of `make e2e` that CI runs: one of each kind of workload, sidecars killed, what is refused and what is left alone.
 SHORT := TestStatefulSet|TestDeployment|TestJob|TestBarePod|TestRefused|TestNotOptedIn|TestPlainPods
 
-.PHONY: help build dev image cluster cluster-down e2e e2e-short test check bench bench-commit extremes posix storm fsx replication crash planted sim powercut realwork admission fuzz clean
+.PHONY: help build dev image cluster cluster-down e2e e2e-short test check bench bench-commit failover extremes posix storm fsx replication crash planted sim powercut realwork admission fuzz clean
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /make \1|/' | column -t -s '|' 2>/dev/null || \
@@ -118,6 +118,12 @@ posix: ## what POSIX promises of names, modes, owners, times and errors: on ext4
 	@scripts/need test
 	go test ./e2e/conformance -run '^TestRuler$$' -count=1 -v
 	go test ./e2e -run '^Test(Posix|Conformance|ConformanceDeath)$$' -count=1 -v -args -many-links
+
+failover: ## the node of a volume with SIZE MiB and FILES files fails ROUNDS times; p50 and p99 until it is mounted elsewhere
+	@scripts/need bench
+	@$(MAKE) build
+	go build -o bin/bench ./e2e/bench
+	bin/bench failover -rounds $(or $(ROUNDS),20) -size $(or $(SIZE),10) -files $(or $(FILES),0)
 
 bench-commit: ## a commit of three replicas without the kernel, beside three bare logs (ROUNDS=3 FOR=3s PEERS=tmpfs or disk)
 	go test ./e2e/bench/commit -run '^TestCommit$$' -v -count=1 -timeout 1h -args -rounds $(or $(ROUNDS),3) -for $(or $(FOR),3s) -peers $(or $(PEERS),tmpfs)

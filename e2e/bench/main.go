@@ -28,6 +28,9 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == "replica" {
 		exit(serveReplica(os.Args[2:]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == "failover" {
+		exit(failover(os.Args[2:]))
+	}
 	cfg, err := parse(os.Args[1:])
 	if errors.Is(err, flag.ErrHelp) {
 		return

@@ -29,10 +29,14 @@ type rig struct {
 // status is what bench reads of `remora status -o json`.
 type status struct {
 	Pods []struct {
-		Name    string
-		PID     *int
-		Volumes []struct {
+		Name, Node string
+		PID        *int
+		Volumes    []struct {
 			Name, Mount, State string
+			Replicas           []struct {
+				Role, State string
+				Missing     int64
+			}
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"time"
 
@@ -88,11 +89,12 @@ func (g *Group) catchUp(ctx context.Context) error {
 		return fmt.Errorf("fetch the state of %016x: %w", leader, err)
 	}
 	defer r.Close()
-	state, err := readStateHeader(r)
+	content := &counted{r: r}
+	state, err := readStateHeader(content)
 	if err != nil {
 		return err
 	}
-	in, err := store.ReadSnapshot(r)
+	in, err := store.ReadSnapshot(content)
 	if err != nil {
 		return err
 	}
@@ -116,8 +118,20 @@ func (g *Group) catchUp(ctx context.Context) error {
 	if err := g.install(in, state); err != nil {
 		return err
 	}
-	g.cfg.Logger.Info("caught up with the group by a copy of its state", "from", fmt.Sprintf("%016x", leader), "index", in.Position().Index, "took", time.Since(start))
+	g.cfg.Logger.Info("caught up with the group by a copy of its state", "from", fmt.Sprintf("%016x", leader), "index", in.Position().Index, "bytes", content.bytes, "took", time.Since(start))
 	return nil
+}
+
+// counted is a reader that knows how much came.
+type counted struct {
+	r     io.Reader
+	bytes int64
+}
+
+func (c *counted) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	c.bytes += int64(n)
+	return n, err
 }
 
 // errUnapplied: not yet, that is.
