@@ -4,6 +4,8 @@ import (
 	"slices"
 
 	pb "go.etcd.io/raft/v3/raftpb"
+
+	"github.com/remora-storage/remora/sidecar/replication/consensus"
 )
 
 // Roles of a Member.
@@ -117,6 +119,35 @@ func single(t pb.ConfChangeType, id uint64) *pb.ConfChangeSingle {
 	return &pb.ConfChangeSingle{Type: t.Enum(), NodeId: &id}
 }
 
+// confirmation is the entry that tells the members of their newest change.
+type confirmation struct{ term, changed, index uint64 }
+
+// known tells whether a majority of the members knows durably who they are. Who is told that a change is done ends those that are no members
+// any more; if the leader is lost then, too, and the others know of no more than the beginning of the change, they wait for votes of those for
+// ever. Until it is known, the leader puts an entry into the log that makes it so; process looks when that is committed. g.mu is held.
+func (g *Group) known(s *consensus.Status) bool {
+	p := g.peers
+	if s.Changed == 0 { // the founders
+		return true
+	}
+	if c := &p.confirming; c.term == s.Term && c.changed == s.Changed {
+		return p.confirmed()
+	}
+	index, err := p.core.Confirm()
+	if err != nil {
+		return false // review comes again
+	}
+	p.confirming = confirmation{s.Term, s.Changed, index}
+	g.process()
+	return false // or process has said it by now
+}
+
+// confirmed tells that the entry is committed.
+func (p *peers) confirmed() bool {
+	index, _ := p.core.Delivered()
+	return index >= p.confirming.index
+}
+
 // announce tells who wants to know that members or leader have changed. g.mu is held.
 func (g *Group) announce() {
 	p := g.peers
@@ -124,7 +155,7 @@ func (g *Group) announce() {
 		return
 	}
 	s := p.core.Status()
-	if s.Joint {
+	if s.Joint || s.Leads && !g.known(&s) {
 		return
 	}
 	index, _ := p.core.Delivered()

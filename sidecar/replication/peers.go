@@ -74,9 +74,11 @@ type peers struct {
 	lost     int // answered records that were discarded
 	install  chan *pb.Message
 	changing uint64 // index of the change of members that was proposed last
-	ticks    int
-	serving  int // peers that fetch the state
-	served   int // tick of the last one's end
+	// confirming is the entry that makes the newest change of members known to the members.
+	confirming confirmation
+	ticks      int
+	serving    int // peers that fetch the state
+	served     int // tick of the last one's end
 	// placedAt is, of blobs, the newest index that put content into the arena alone and is above durableCommit, the commit index that the
 	// journal has durably. Guarded by Group.guards.
 	placedAt      map[record.BlobID]uint64
@@ -334,7 +336,7 @@ func (g *Group) run() {
 func (g *Group) process() {
 	p := g.peers
 	leader, _ := p.core.Leader()
-	members := p.core.Members()
+	members, confirmed := p.core.Members(), p.confirmed()
 	for again := true; again && g.failed == nil; {
 		out, err := p.core.Ready()
 		if err != nil {
@@ -346,7 +348,7 @@ func (g *Group) process() {
 		g.takeCommitted(out.Committed)
 		again = g.writeBacklog()
 	}
-	if l, _ := p.core.Leader(); l != leader || p.core.Members() != members {
+	if l, _ := p.core.Leader(); l != leader || p.core.Members() != members || p.confirmed() != confirmed {
 		g.announce()
 	}
 	if p.fenced == nil && (p.core.Fenced() || g.usurped()) {

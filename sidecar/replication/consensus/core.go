@@ -166,6 +166,13 @@ func (c *Core) Found(members *pb.ConfState) error {
 	return nil
 }
 
+// Confirm puts an entry without meaning behind the log that this replica leads, and returns its index. When that is committed, a majority knows
+// durably that what is committed now is committed: the entry came with the commit index.
+func (c *Core) Confirm() (index uint64, err error) {
+	index = c.log.last() + 1
+	return index, c.raw.Propose(nil)
+}
+
 // Unreachable says that a message to a peer was lost.
 func (c *Core) Unreachable(peer uint64) { c.raw.ReportUnreachable(peer) }
 

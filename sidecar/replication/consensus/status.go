@@ -18,6 +18,7 @@ type Status struct {
 	Last, Commit      uint64
 	Voters, Learners  []uint64
 	Joint             bool
+	Changed           uint64          // index of the newest change of members
 	Peers             map[uint64]Peer // where this replica leads
 	Unaccepted        int
 	UnacceptedForTick uint64
@@ -33,9 +34,10 @@ type Peer struct {
 
 // Status returns how this replica stands.
 func (c *Core) Status() Status {
-	conf := c.members[len(c.members)-1].conf
+	newest := c.members[len(c.members)-1]
+	conf := newest.conf
 	s := Status{ID: c.id, Leader: c.leader, Term: c.term, Leads: c.leads, Last: c.log.last(), Commit: c.log.hard.GetCommit(),
-		Voters: conf.GetVoters(), Learners: conf.GetLearners(), Joint: len(conf.GetVotersOutgoing()) > 0}
+		Voters: conf.GetVoters(), Learners: conf.GetLearners(), Joint: len(conf.GetVotersOutgoing()) > 0, Changed: newest.index}
 	s.Unaccepted, s.UnacceptedForTick = c.Unaccepted()
 	if c.leads {
 		s.Peers = map[uint64]Peer{}
