@@ -305,14 +305,18 @@ func (g *Group) saveHardState() error {
 
 // appendHardLocked writes the newest HardState: under g.mu, so that none comes after a newer one.
 func (g *Group) appendHardLocked() (commit uint64, err error) {
-	key := g.key()
-	hard := journal.HardState{Term: term, Vote: uint64(key.replica), Commit: uint64(g.applied)}
-	if g.peers != nil {
-		h := g.peers.core.Hard()
-		hard = journal.HardState{Term: h.Term, Vote: h.Vote, Commit: h.Commit}
-	}
+	key, hard := g.key(), g.hardState()
 	_, err = g.disk.journal.AppendHardState(uint64(key.group), uint64(key.replica), hard)
 	return hard.Commit, err
+}
+
+// hardState is the newest. g.mu is held.
+func (g *Group) hardState() journal.HardState {
+	if g.peers != nil {
+		h := g.peers.core.Hard()
+		return journal.HardState{Term: h.Term, Vote: h.Vote, Commit: h.Commit}
+	}
+	return journal.HardState{Term: term, Vote: uint64(g.key().replica), Commit: uint64(g.applied)}
 }
 
 // keep is the position below which this group needs nothing of the journal.

@@ -86,6 +86,7 @@ type peers struct {
 	flights       map[uint64][]flight        // by peer
 	parts         []part                     // of the commit that is under way
 	waiters       []*waiter                  // in Wait
+	heads         []byte                     // scratch of writeEntries
 	unsent        []uint64                   // peers that something was sent to since flush
 	users         int                        // of the store, so far
 	using         map[int]context.CancelFunc // those who do now
@@ -406,81 +407,6 @@ func (g *Group) writeBacklog() (again bool) {
 	}
 	p.backlog, g.noSpace = nil, nil
 	return again
-}
-
-// writeEntries writes the frames of a write. What is in the journal twice after an error does no harm.
-func (g *Group) writeEntries(w *consensus.Write) error {
-	p, key := g.peers, g.key()
-	group, replica := uint64(key.group), uint64(key.replica)
-	if w.Restored {
-		if _, err := g.disk.journal.AppendBinding(group, replica, journal.Binding{Index: w.Start + 1, Term: 1}); err != nil {
-			return err
-		}
-	}
-	var run journal.Binding // that is not written yet
-	flush := func() (err error) {
-		if run.Count > 0 {
-			_, err = g.disk.journal.AppendBinding(group, replica, run)
-			run = journal.Binding{}
-		}
-		return err
-	}
-	for _, e := range w.Entries {
-		if e.GetType() != pb.EntryNormal || len(e.GetData()) == 0 {
-			if err := flush(); err != nil {
-				return err
-			}
-			p.at[e.GetIndex()] = g.disk.journal.End()
-			_, err := g.disk.journal.AppendEntry(group, replica, journal.Entry{Index: e.GetIndex(), Term: e.GetTerm(), Type: uint32(e.GetType()), Data: e.GetData()})
-			if err != nil {
-				return err
-			}
-			continue
-		}
-		_, n, err := consensus.DecodeName(e.GetData())
-		if err != nil {
-			return err
-		}
-		if err := g.journalRecord(n, e.GetIndex()); err != nil {
-			return err
-		}
-		if run.Count > 0 && run.Term == e.GetTerm() && run.Epoch == uint64(n.Epoch) && run.Seq+uint64(run.Count) == uint64(n.Seq) && run.Index+uint64(run.Count) == e.GetIndex() {
-			run.Count++
-			continue
-		}
-		if err := flush(); err != nil {
-			return err
-		}
-		run = journal.Binding{Index: e.GetIndex(), Term: e.GetTerm(), Epoch: uint64(n.Epoch), Seq: uint64(n.Seq), Count: 1}
-	}
-	if err := flush(); err != nil {
-		return err
-	}
-	if w.Hard == nil {
-		return nil
-	}
-	_, err := g.appendHardLocked()
-	return err
-}
-
-// journalRecord makes sure that the journal has the payload of a record that gets an index.
-func (g *Group) journalRecord(n record.Name, index uint64) error {
-	p := g.peers
-	it := p.table[n]
-	if it == nil {
-		return fmt.Errorf("record %v has an index and no payload", n)
-	}
-	if it.payload == 0 || it.done {
-		from := g.disk.journal.End()
-		if err := g.writePayload(it); err != nil {
-			return err
-		}
-		it.payload, it.done = from, false
-	}
-	it.index = record.Index(index)
-	p.at[index] = it.payload
-	g.bound(it)
-	return nil
 }
 
 // bound notes which index has put content into the arena alone.

@@ -70,15 +70,32 @@ func (it *item) lacks() bool {
 
 // writePayload writes the frame of a record that is sealed.
 func (g *Group) writePayload(it *item) error {
-	if it.lacks() { // a frame without it would be none
-		if err := g.whole(it); err != nil {
-			return err
-		}
-	}
-	r, key := it.rec, g.key()
-	placed, frames, err := g.place(r)
+	piece, err := g.payload(it)
 	if err != nil {
 		return err
+	}
+	key := g.key()
+	end, err := g.disk.journal.Append(piece.Kind, uint64(key.group), uint64(key.replica), piece.Parts...)
+	if errors.Is(err, journal.ErrNoSpace) {
+		return noSpace(err)
+	}
+	if len(it.placed) > 0 {
+		g.note(it.rec, it.placed, end)
+	}
+	return err
+}
+
+// payload is the frame of a record, after its large new content is in the arena.
+func (g *Group) payload(it *item) (piece journal.Piece, err error) {
+	if it.lacks() { // a frame without it would be none
+		if err := g.whole(it); err != nil {
+			return piece, err
+		}
+	}
+	r := it.rec
+	placed, frames, err := g.place(r)
+	if err != nil {
+		return piece, err
 	}
 	it.placed = placed
 	p := journal.Payload{Epoch: uint64(r.Name.Epoch), Incarnation: uint32(r.Name.Incarnation), Seq: uint64(r.Name.Seq), Placed: frames}
@@ -89,14 +106,7 @@ func (g *Group) writePayload(it *item) error {
 			parts = append(parts, r.Ops[i].Data)
 		}
 	}
-	end, err := g.disk.journal.Append(p.Kind(), uint64(key.group), uint64(key.replica), parts...)
-	if errors.Is(err, journal.ErrNoSpace) {
-		return noSpace(err)
-	}
-	if len(placed) > 0 {
-		g.note(r, placed, end)
-	}
-	return err
+	return journal.Piece{Kind: p.Kind(), Parts: parts}, nil
 }
 
 func isPlaced(placed []store.Placement, op int) bool {

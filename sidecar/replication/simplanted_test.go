@@ -53,7 +53,7 @@ func TestPlantedInGroups(t *testing.T) {
 		{"a vote is forgotten at a restart", []edit{
 			{core + "rejoin.go", "Vote: h.hard.Vote,", "Vote: 0,"}}},
 		{"the hard state is not written", []edit{
-			{core + "peers.go", "\tif w.Hard == nil {\n", "\tif true {\n"}}},
+			{core + "entries.go", "\tif w.Hard != nil {\n", "\tif false {\n"}}},
 		{"a checkpoint gives back journal that the log needs", []edit{
 			{core + "apply.go", "\t\tkept = g.peers.needs(kept)\n", ""}}},
 		{"a replica without members takes itself for a group of one", []edit{

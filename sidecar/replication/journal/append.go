@@ -46,17 +46,9 @@ func (j *Journal) maxBody() int {
 func (j *Journal) tryAppend(h frameHeader, parts [][]byte) (end LSN, done bool, err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if err := j.usable(); err != nil {
-		return 0, false, err
-	}
 	size := LSN(frameBytes(int(h.bodyBytes)))
-	if j.cur == nil || j.end+size > j.o.frameLimit(j.cur.seq) {
-		if j.ready == nil {
-			return 0, false, nil
-		}
-		if err := j.activate(); err != nil {
-			return 0, false, err
-		}
+	if done, err := j.room(size); !done || err != nil {
+		return 0, false, err
 	}
 	if err := j.write(h, parts); err != nil {
 		return 0, false, err
@@ -65,6 +57,20 @@ func (j *Journal) tryAppend(h frameHeader, parts [][]byte) (end LSN, done bool, 
 	j.cur.end = j.end
 	j.named(naming{synced: j.synced, end: j.end})
 	return j.end, true, nil
+}
+
+// room makes sure that the current segment has room for so much; false: the next one is not prepared. j.mu is held.
+func (j *Journal) room(size LSN) (bool, error) {
+	if err := j.usable(); err != nil {
+		return false, err
+	}
+	if j.cur != nil && j.end+size <= j.o.frameLimit(j.cur.seq) {
+		return true, nil
+	}
+	if j.ready == nil {
+		return false, nil
+	}
+	return true, j.activate()
 }
 
 // named notes that the newest frame names a synced end. j.mu is held.

@@ -1,0 +1,146 @@
+package replication
+
+import (
+	"fmt"
+
+	pb "go.etcd.io/raft/v3/raftpb"
+
+	"github.com/remora-storage/remora/cachefs/record"
+	"github.com/remora-storage/remora/sidecar/replication/consensus"
+	"github.com/remora-storage/remora/sidecar/replication/journal"
+)
+
+// frames are those of one write, which go to the journal together where they are small.
+type frames struct {
+	g      *Group
+	pieces []journal.Piece
+	bytes  int
+	heads  []byte          // the fixed parts of bodies; pieces point into it
+	run    journal.Binding // that is not a piece yet
+	fresh  []numbered      // records whose payloads are among the pieces
+}
+
+// numbered is a record that gets an index.
+type numbered struct {
+	it    *item
+	index uint64
+}
+
+// writeEntries writes the frames of a write. What is in the journal twice after an error does no harm. g.mu is held.
+func (g *Group) writeEntries(w *consensus.Write) error {
+	f := &frames{g: g, heads: g.peers.heads[:0]}
+	if w.Restored {
+		f.add(journal.KindBinding, func(b []byte) []byte { return journal.Binding{Index: w.Start + 1, Term: 1}.AppendTo(b) })
+	}
+	for _, e := range w.Entries {
+		if err := f.entry(e); err != nil {
+			return err
+		}
+	}
+	f.bind()
+	if w.Hard != nil {
+		h := g.hardState()
+		f.add(journal.KindHardState, h.AppendTo)
+	}
+	err := f.flush()
+	g.peers.heads = f.heads[:0]
+	return err
+}
+
+func (f *frames) entry(e *pb.Entry) error {
+	if e.GetType() != pb.EntryNormal || len(e.GetData()) == 0 {
+		f.bind()
+		if err := f.flush(); err != nil {
+			return err
+		}
+		f.g.peers.at[e.GetIndex()] = f.g.disk.journal.End()
+		own := journal.Entry{Index: e.GetIndex(), Term: e.GetTerm(), Type: uint32(e.GetType()), Data: e.GetData()}
+		f.add(journal.KindEntry, own.AppendTo)
+		return nil
+	}
+	_, n, err := consensus.DecodeName(e.GetData())
+	if err != nil {
+		return err
+	}
+	if err := f.record(n, e.GetIndex()); err != nil {
+		return err
+	}
+	r := &f.run
+	if r.Count > 0 && r.Term == e.GetTerm() && r.Epoch == uint64(n.Epoch) && r.Seq+uint64(r.Count) == uint64(n.Seq) && r.Index+uint64(r.Count) == e.GetIndex() {
+		r.Count++
+		return nil
+	}
+	f.bind()
+	f.run = journal.Binding{Index: e.GetIndex(), Term: e.GetTerm(), Epoch: uint64(n.Epoch), Seq: uint64(n.Seq), Count: 1}
+	return nil
+}
+
+// record makes sure that the journal has the payload of a record that gets an index.
+func (f *frames) record(n record.Name, index uint64) error {
+	it := f.g.peers.table[n]
+	if it == nil {
+		return fmt.Errorf("record %v has an index and no payload", n)
+	}
+	if it.payload != 0 && !it.done {
+		f.g.number(numbered{it, index})
+		return nil
+	}
+	piece, err := f.g.payload(it)
+	if err != nil {
+		return err
+	}
+	if len(it.placed) > 0 || f.bytes+piece.Bytes() > journal.BatchBytes {
+		if err := f.flush(); err != nil {
+			return err
+		}
+	}
+	f.pieces, f.bytes = append(f.pieces, piece), f.bytes+piece.Bytes()
+	f.fresh = append(f.fresh, numbered{it, index})
+	if len(it.placed) > 0 { // alone, because note wants to know where it ends
+		return f.flush()
+	}
+	return nil
+}
+
+// number notes the index of a record whose payload is in the journal. g.mu is held.
+func (g *Group) number(n numbered) {
+	n.it.index = record.Index(n.index)
+	g.peers.at[n.index] = n.it.payload
+	g.bound(n.it)
+}
+
+// bind makes a piece of the bindings that came one after the other.
+func (f *frames) bind() {
+	if f.run.Count > 0 {
+		f.add(journal.KindBinding, f.run.AppendTo)
+		f.run = journal.Binding{}
+	}
+}
+
+func (f *frames) add(kind journal.Kind, body func([]byte) []byte) {
+	from := len(f.heads)
+	f.heads = body(f.heads)
+	piece := journal.Piece{Kind: kind, Parts: [][]byte{f.heads[from:len(f.heads):len(f.heads)]}}
+	f.pieces, f.bytes = append(f.pieces, piece), f.bytes+piece.Bytes()
+}
+
+// flush writes the pieces.
+func (f *frames) flush() error {
+	if len(f.pieces) == 0 {
+		return nil
+	}
+	key, from := f.g.key(), f.g.disk.journal.End()
+	end, err := f.g.disk.journal.AppendAll(uint64(key.group), uint64(key.replica), f.pieces)
+	if err != nil {
+		return err
+	}
+	for _, n := range f.fresh {
+		n.it.payload, n.it.done = from, false
+		if len(n.it.placed) > 0 {
+			f.g.note(n.it.rec, n.it.placed, end)
+		}
+		f.g.number(n)
+	}
+	f.pieces, f.fresh, f.bytes = f.pieces[:0], f.fresh[:0], 0
+	return nil
+}
