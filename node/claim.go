@@ -214,10 +214,13 @@ func (n *node) create(ctx context.Context, id podID, slot string, v spec.Volume,
 // check tells whether the pod may have the Volume as it asks for it; o is nil for a new one.
 func (n *node) check(ctx context.Context, o *v1alpha1.VolumeObject, v spec.Volume) error {
 	switch {
+	case o != nil && o.DeletionTimestamp != nil:
+		return refuse("VolumeDeleted", codes.FailedPrecondition, "Volume %s is being deleted", o.Name)
+	case o != nil && o.Status.Phase == v1alpha1.VolumeDeleted:
+		return refuse("VolumeDeleted", codes.FailedPrecondition, "the only replica of Volume %s was deleted by an order, and its content with it; "+
+			"to begin with an empty volume of that name: kubectl delete volumes.remora.dev %[1]s", o.Name)
 	case o == nil || v.Size > o.Spec.Size:
 		return n.checkClass(ctx, v)
-	case o.DeletionTimestamp != nil:
-		return refuse("VolumeDeleted", codes.FailedPrecondition, "Volume %s is being deleted", o.Name)
 	case v.Size < o.Spec.Size:
 		return refuse("VolumeRefused", codes.FailedPrecondition, "Volume %s has %d bytes, and the pod asks for %d: a volume cannot shrink; set %s.remora.dev/size to at least %[2]d",
 			o.Name, o.Spec.Size, v.Size, v.Name)

@@ -30,6 +30,7 @@ type Config struct {
 	HangBudget time.Duration // how long a mount that was served may be unserved before it is aborted; 0 means 10 minutes
 	EndBudget  time.Duration // the same, of a pod that is being deleted; 0 means 10 s
 	Linger     time.Duration // how long a plugin that is told to stop waits for sidecars that are just restarting; 0 means 15 s
+	Orders     time.Duration // how often orders to delete replicas are looked for; 0 means 30 s
 	Version    string        // shown to the kubelet
 	API        API           // required
 	Keys       Keys          // required
@@ -55,6 +56,8 @@ type Objects interface {
 // Volumes are the Volume objects.
 type Volumes interface {
 	Volume(ctx context.Context, namespace, name string) (*v1alpha1.VolumeObject, error)
+	// LabelledVolumes are those of all namespaces that have the label, whatever its value.
+	LabelledVolumes(ctx context.Context, label string) ([]v1alpha1.VolumeObject, error)
 	// CreateVolume fails with kube.ErrConflict if there is one of that name.
 	CreateVolume(ctx context.Context, v *v1alpha1.VolumeObject) (*v1alpha1.VolumeObject, error)
 	// UpdateVolume fails with kube.ErrConflict if it has changed since it was read.
@@ -85,6 +88,7 @@ func (c Config) withDefaults() (Config, error) {
 	def(&c.HangBudget, 10*time.Minute, "--hang-budget")
 	def(&c.EndBudget, 10*time.Second, "--end-budget")
 	def(&c.Linger, 15*time.Second, "--linger")
+	def(&c.Orders, 30*time.Second, "--orders")
 	if c.KubeletDir == "" {
 		c.KubeletDir = "/var/lib/kubelet"
 	}

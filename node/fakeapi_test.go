@@ -72,6 +72,9 @@ func (a *fakeAPI) do(r *http.Request) (int, any) {
 	have := a.objects[r.URL.Path]
 	switch r.Method {
 	case http.MethodGet:
+		if label := r.URL.Query().Get("labelSelector"); label != "" {
+			return http.StatusOK, map[string]any{"items": a.labelled(r.URL.Path, label)}
+		}
 		if have == nil {
 			return refuse(http.StatusNotFound)
 		}
@@ -96,6 +99,19 @@ func (a *fakeAPI) do(r *http.Request) (int, any) {
 		return http.StatusOK, in
 	}
 	return refuse(http.StatusMethodNotAllowed)
+}
+
+// labelled are the objects of a resource, of all namespaces, that have a label.
+func (a *fakeAPI) labelled(path, label string) []any {
+	all := []any{}
+	group, resource := path[:strings.LastIndex(path, "/")], path[strings.LastIndex(path, "/"):]
+	for at, o := range a.objects {
+		labels, _ := meta(o)["labels"].(map[string]any)
+		if _, ok := labels[label]; ok && strings.HasPrefix(at, group+"/namespaces/") && strings.HasSuffix(at[:strings.LastIndex(at, "/")], resource) {
+			all = append(all, o)
+		}
+	}
+	return all
 }
 
 func meta(o map[string]any) map[string]any { return o["metadata"].(map[string]any) }

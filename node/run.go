@@ -62,6 +62,7 @@ func Run(ctx context.Context, cfg Config) error {
 	n.metrics = newMetrics(n)
 	n.background.Go(func() { n.watch(socketsCtx) })
 	n.background.Go(func() { n.tellAll(socketsCtx) })
+	n.background.Go(func() { n.obey(ctx) })
 	if err := n.recover(); err != nil {
 		return err
 	}

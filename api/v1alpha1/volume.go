@@ -10,6 +10,7 @@ const (
 	VolumePending       Phase = ""              // not all of its first replicas are there
 	VolumeBootstrapping Phase = "Bootstrapping" // the members are chosen; nothing was ever answered
 	VolumeReady         Phase = "Ready"
+	VolumeDeleted       Phase = "Deleted" // its only replica was deleted by an order; the object stays until somebody deletes it
 )
 
 // Roles of a member.

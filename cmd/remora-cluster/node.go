@@ -46,6 +46,7 @@ func nodeCommand() *cobra.Command {
 	f.DurationVar(&cfg.HangBudget, "hang-budget", 0, "how long programs wait on a mount whose sidecar is gone before they get errors (default 10m)")
 	f.DurationVar(&cfg.EndBudget, "end-budget", 0, "the same, in a pod that is being deleted (default 10s)")
 	f.DurationVar(&cfg.Linger, "linger", 0, "how long a plugin that is told to stop waits for sidecars that are just restarting (default 15s)")
+	f.DurationVar(&cfg.Orders, "orders", 0, "how often orders to delete replicas are looked for: Volumes with the label remora.dev/delete-replica (default 30s)")
 	f.StringVar(&namespace, "namespace", "remora-system", "where the Secrets with the volumes' keys are")
 	f.StringVar(&kubeconfig, "kubeconfig", "", "how to reach the API server; empty: as a pod does")
 	f.StringVar(&logFormat, "log-format", "json", "text or json")

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -89,6 +90,33 @@ func (d *Dir) Remove(name string) error {
 		return fmt.Errorf("remove %s: %w", filepath.Join(d.path, name), err)
 	}
 	return nil
+}
+
+// Names lists a directory below d; none if there is no such directory.
+func (d *Dir) Names(rel string) ([]string, error) {
+	r, err := d.open(rel, unix.O_RDONLY)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return r.Readdirnames(-1)
+}
+
+// RemoveAll removes what has this name in the directory, with everything below it; nothing is not an error. Links are removed, not
+// followed, whatever somebody does there meanwhile.
+func (d *Dir) RemoveAll(name string) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot("/proc/self/fd/" + strconv.Itoa(d.fd()))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return root.RemoveAll(name)
 }
 
 // Sync makes the names in d durable.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -45,6 +46,14 @@ func volumes(namespace string) string {
 func (c *Client) Volume(ctx context.Context, namespace, name string) (*v1alpha1.VolumeObject, error) {
 	var v v1alpha1.VolumeObject
 	return &v, c.do(ctx, http.MethodGet, volumes(namespace)+"/"+name, nil, &v)
+}
+
+// LabelledVolumes are those of all namespaces that have the label, whatever its value.
+func (c *Client) LabelledVolumes(ctx context.Context, label string) ([]v1alpha1.VolumeObject, error) {
+	var list struct {
+		Items []v1alpha1.VolumeObject `json:"items"`
+	}
+	return list.Items, c.do(ctx, http.MethodGet, "/apis/"+v1alpha1.APIVersion+"/"+v1alpha1.VolumeResource+"?labelSelector="+url.QueryEscape(label), nil, &list)
 }
 
 // CreateVolume makes a Volume. ErrConflict if there is one of that name.
@@ -156,9 +165,10 @@ func (k Keys) Make(ctx context.Context, v v1alpha1.Volume, key []byte) ([]byte, 
 	return k.Key(ctx, v)
 }
 
-// Event is something that happened to a pod.
+// Event is something that happened to a pod, or to a Volume.
 type Event struct {
 	Namespace, Pod, UID string
+	Volume              bool // Pod is the name of a Volume
 	Warning             bool
 	Reason, Message     string
 }
@@ -175,11 +185,15 @@ func (c *Client) Record(ctx context.Context, node string, e Event) error {
 	if len(e.Message) > maxMessage {
 		e.Message = e.Message[:maxMessage-3] + "..."
 	}
+	about := corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: e.Namespace, Name: e.Pod, UID: types.UID(e.UID)}
+	if e.Volume {
+		about.APIVersion, about.Kind = v1alpha1.APIVersion, v1alpha1.KindVolume
+	}
 	now := metav1.NewTime(time.Now())
 	return c.do(ctx, http.MethodPost, "/api/v1/namespaces/"+e.Namespace+"/events", corev1.Event{
 		TypeMeta:       metav1.TypeMeta{APIVersion: "v1", Kind: "Event"},
 		ObjectMeta:     metav1.ObjectMeta{Name: "remora-" + string(uuid.NewUUID()), Namespace: e.Namespace},
-		InvolvedObject: corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: e.Namespace, Name: e.Pod, UID: types.UID(e.UID)},
+		InvolvedObject: about,
 		Reason:         e.Reason, Message: e.Message, Type: kind, Count: 1, FirstTimestamp: now, LastTimestamp: now,
 		Source: corev1.EventSource{Component: "remora-node", Host: node}, ReportingController: "remora.dev/node", ReportingInstance: node,
 	}, nil)
