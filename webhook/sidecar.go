@@ -112,10 +112,18 @@ func node(c *corev1.Container) {
 		SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
 	}
 	c.VolumeMounts = []corev1.VolumeMount{{Name: disksVolume, MountPath: DisksPath}}
-	c.StartupProbe = startupProbe()
+	c.Lifecycle = served()
 }
 
-// startupProbe holds the application back until the sidecar serves every mount.
+// served holds the application back until the sidecar serves every mount: kubelet starts the next container when this hook has ended. A
+// startup probe does the same, up to a second later: kubelet asks once a second, and not when the container has started
+// (docs/decisions/0014).
+func served() *corev1.Lifecycle {
+	return &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{
+		Exec: &corev1.ExecAction{Command: []string{"/bin/remora-init", "ready", strconv.Itoa(Port)}}}}
+}
+
+// startupProbe is the same for privileged mode.
 func startupProbe() *corev1.Probe {
 	return &corev1.Probe{
 		ProbeHandler:     corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/readyz", Port: intstr.FromInt32(Port)}},

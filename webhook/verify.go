@@ -51,8 +51,11 @@ func (v *verifier) sidecar(want corev1.Container, cfg Config) {
 	if len(have.Command) > 0 || !slices.Equal(have.Args, want.Args) {
 		v.changed(key+".args", fmt.Sprint(append(slices.Clone(have.Command), have.Args...)), "was changed", fmt.Sprint(want.Args))
 	}
-	if have.StartupProbe == nil || !reflect.DeepEqual(handler(have.StartupProbe), handler(want.StartupProbe)) {
-		v.changed(key+".startupProbe", "", "was changed", "httpGet /readyz")
+	if !reflect.DeepEqual(handler(have.StartupProbe), handler(want.StartupProbe)) {
+		v.changed(key+".startupProbe", "", "was changed", "as the injector wrote it")
+	}
+	if !reflect.DeepEqual(postStart(have), postStart(want)) {
+		v.changed(key+".lifecycle.postStart", "", "was changed", "as the injector wrote it")
 	}
 	for _, e := range want.Env {
 		if !slices.ContainsFunc(have.Env, func(h corev1.EnvVar) bool { return h.Name == e.Name && sameSource(h, e) }) {
@@ -65,6 +68,14 @@ func (v *verifier) sidecar(want corev1.Container, cfg Config) {
 		}
 	}
 	v.rights(key, have.SecurityContext, want.SecurityContext)
+}
+
+// postStart is the hook that holds the next container back.
+func postStart(c corev1.Container) *corev1.LifecycleHandler {
+	if c.Lifecycle == nil {
+		return nil
+	}
+	return c.Lifecycle.PostStart
 }
 
 func restartPolicy(c corev1.Container) string {

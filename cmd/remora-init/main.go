@@ -5,6 +5,9 @@
 // application's calls wait as long. A sidecar that ends by itself, with an error, is not started again: kubelet sees its
 // status, shows it, and takes its time. So does one that is killed again and again without having served.
 //
+// `remora-init ready PORT` is the hook behind the container's start: it ends when the sidecar serves every mount, and kubelet starts the pod's
+// other containers then.
+//
 // It is a program of its own, without imports, because it stays in the memory of every pod.
 package main
 
@@ -18,8 +21,15 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: remora-init PROGRAM ARGUMENTS...")
+		fmt.Fprintln(os.Stderr, "usage: remora-init PROGRAM ARGUMENTS... | remora-init ready PORT")
 		os.Exit(2)
+	}
+	if len(os.Args) == 3 && os.Args[1] == "ready" {
+		if err := ready(os.Args[2], readyLimit); err != nil {
+			fmt.Println("remora-init: ready:", err)
+			os.Exit(1)
+		}
+		return
 	}
 	if len(os.Args) < 3 || os.Args[2] != "sidecar" {
 		err := syscall.Exec(os.Args[1], os.Args[1:], os.Environ())

@@ -129,3 +129,61 @@ func TestWebhookDown(t *testing.T) {
 	s.ready("wants")
 	require.Zero(t, restarts(s.ready("db-0"), "writer"))
 }
+
+// TestDamaged: a replica whose superblocks are gone is not served, the application does not start, log and event say why; and the pod can be
+// deleted.
+func TestDamaged(t *testing.T) {
+	s := newSpace(t)
+	pod := barePod("p", annotated("data"), "", writerContainer("data"))
+	s.apply(pod)
+	node := s.ready("p").Spec.NodeName
+	s.resumes("p")
+	s.kubectl("delete", "pod", "p", "--timeout=90s")
+	_, err := s.k.on(t.Context(), node, fmt.Sprintf("for f in /proc/1/root/var/lib/remora/%s/disk-0/replicas/*/superblock; do dd if=/dev/urandom of=$f bs=4096 count=2 conv=notrunc 2>/dev/null; done", s.name))
+	require.NoError(t, err)
+	s.apply(pod)
+	s.until("an event", func() bool {
+		out, err := s.try("get", "events", "--field-selector=involvedObject.name=p", "-o", "jsonpath={.items[*].reason}")
+		return err == nil && strings.Contains(out, "FailedPostStartHook")
+	})
+	s.until("the sidecar's log", func() bool {
+		now, _ := s.try("logs", "p", "-c", "remora")
+		before, _ := s.try("logs", "p", "-c", "remora", "--previous")
+		return strings.Contains(now+before, "volume is not mounted") && strings.Contains(now+before, "remora check")
+	})
+	p := s.pod("p")
+	require.Zero(t, restarts(p, "writer"))
+	require.Empty(t, containerID(p, "writer"))
+	s.kubectl("delete", "pod", "p", "--timeout=90s")
+}
+
+// TestDeleteReplica: the directory of a volume goes by an order that names its replica; a pod that wants the volume waits with a reason until
+// the Volume is deleted, and then has an empty one.
+func TestDeleteReplica(t *testing.T) {
+	s := newSpace(t)
+	pod := barePod("p", annotated("data"), "", writerContainer("data"))
+	s.apply(pod)
+	node := s.ready("p").Spec.NodeName
+	s.resumes("p")
+	replica := s.kubectl("get", "volumes.remora.dev", "data-p", "-o", "jsonpath={.status.members[0].replica}")
+	s.kubectl("label", "volumes.remora.dev", "data-p", "remora.dev/delete-replica="+replica)
+	reason := func(of, reason string) {
+		t.Helper()
+		s.until(reason, func() bool {
+			out, err := s.try("get", "events", "--field-selector=involvedObject.name="+of, "-o", "jsonpath={.items[*].reason}")
+			return err == nil && strings.Contains(out, reason)
+		})
+	}
+	reason("data-p", "ReplicaNotDeleted") // its pod lives
+	require.Zero(t, restarts(s.ready("p"), "writer"))
+	s.kubectl("delete", "pod", "p", "--timeout=90s")
+	reason("data-p", "ReplicaDeleted")
+	out, err := s.k.on(t.Context(), node, fmt.Sprintf("ls /proc/1/root/var/lib/remora/%s", s.name))
+	require.NoError(t, err)
+	require.Empty(t, strings.TrimSpace(out))
+	s.apply(pod)
+	reason("p", "VolumeDeleted")
+	s.kubectl("delete", "volumes.remora.dev", "data-p")
+	s.ready("p")
+	require.Zero(t, s.resumes("p"))
+}
