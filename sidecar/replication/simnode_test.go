@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing/iotest"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -134,6 +135,7 @@ func (s *sim) startNode(n *simNode) {
 		}
 		l.opened.Store(true)
 	})
+	synctest.Wait() // one after the other: on a loaded machine the scheduler may change the order
 }
 
 // freeze stops a node's processes for a while.

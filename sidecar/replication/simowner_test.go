@@ -7,6 +7,7 @@ import (
 	mrand "math/rand/v2"
 	"slices"
 	"sync/atomic"
+	"testing/synctest"
 	"time"
 
 	"github.com/remora-storage/remora/cachefs"
@@ -121,6 +122,7 @@ func (o *simOwner) do(work func()) {
 	if o.opened.Load() && !o.ended.Load() && !o.busy.Load() && !o.l.dead.Load() && !o.l.closing.Load() && o.l.n.thaws() <= 0 {
 		o.busy.Store(true)
 		o.work <- work
+		synctest.Wait() // one owner after the other
 	}
 }
 

@@ -73,7 +73,8 @@ func (total *simTotal) run(t *testing.T, seed uint64, tell bool) {
 	}
 	s := simulate(t, seed, out)
 	if *simTwice {
-		require.Equal(t, s.story.Sum64(), simulate(t, seed, out).story.Sum64(), "seed %d is two stories", seed)
+		again := simulate(t, seed, out)
+		require.Equal(t, s.story.Sum64(), again.story.Sum64(), "seed %d is two stories: %s", seed, firstDifference(s.lines, again.lines))
 	}
 	total.seeds++
 	total.simulated += s.lasted
@@ -90,6 +91,16 @@ func (total *simTotal) run(t *testing.T, seed uint64, tell bool) {
 	if len(s.violations) > 0 || tell {
 		fmt.Printf("seed %d: %d violations, story %016x, faults %s\n", seed, len(s.violations), s.story.Sum64(), countsOf(s.faults))
 	}
+}
+
+// firstDifference is where two stories part.
+func firstDifference(a, b []string) string {
+	for i := range min(len(a), len(b)) {
+		if a[i] != b[i] {
+			return fmt.Sprintf("line %d\n%s\n\nor\n\n%s", i, strings.Join(a[max(0, i-3):min(len(a), i+3)], "\n"), strings.Join(b[max(0, i-3):min(len(b), i+3)], "\n"))
+		}
+	}
+	return "one goes on"
 }
 
 func (total *simTotal) print(start time.Time) {
@@ -121,6 +132,7 @@ type sim struct {
 	nodes []*simNode
 	story hash.Hash64
 	tell  io.Writer
+	lines []string // of the story, if it is to be compared
 	count int
 
 	mu         sync.Mutex // below every lock of the product
@@ -232,6 +244,9 @@ func (s *sim) violateLocked(format string, args ...any) {
 func (s *sim) note(format string, args ...any) {
 	fmt.Fprintf(s.story, "%d ", time.Since(s.begin))
 	fmt.Fprintf(s.story, format, args...)
+	if *simTwice {
+		s.lines = append(s.lines, fmt.Sprintf("%v "+format, append([]any{time.Since(s.begin)}, args...)...))
+	}
 	if s.tell != nil {
 		fmt.Fprintf(s.tell, "%12v ", time.Since(s.begin))
 		fmt.Fprintf(s.tell, format+"\n", args...)
