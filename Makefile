@@ -111,8 +111,9 @@ crash: ## crash random histories at POINTS points of a simulated disk (SEED= rep
 planted: ## plant bugs in the code, one at a time; the crash points must find each
 	go test -tags planted ./sidecar/replication -run '^TestPlanted' -v -count=1 -timeout 2h
 
-sim: ## simulate SEEDS groups of replicas with all faults, from the seed FROM on (SEED= repeats one, and tells its story)
-	go test ./sidecar/replication -run '^TestSimulation$$' -v -count=1 -timeout 24h -args -sim $(SEEDS) -sim-from $(FROM) $(if $(SEED),-sim-seed $(SEED))
+sim: ## simulate SEEDS groups of replicas with all faults, from the seed FROM on (SEED= repeats one, and tells its story; TWICE=1)
+	go test ./sidecar/replication -run '^TestSimulation$$' -v -count=1 -timeout 24h -args -sim $(SEEDS) -sim-from $(FROM) \
+		$(if $(SEED),-sim-seed $(SEED)) $(if $(TWICE),-sim-twice)
 
 posix: ## what POSIX promises of names, modes, owners, times and errors: on ext4, XFS, a volume, and a volume whose sidecar is killed
 	@scripts/need test
