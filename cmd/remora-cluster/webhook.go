@@ -57,7 +57,7 @@ or is the server's own (--self-signed).`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&mode, "mode", string(webhook.Node), "how volumes are mounted: "+string(webhook.Node)+" or "+string(webhook.Privileged))
+	f.StringVar(&mode, "mode", string(webhook.Node), "how volumes are mounted: "+string(webhook.Node)+"; "+string(webhook.Privileged)+" comes with a later release")
 	f.StringVar(&cfg.Inject.Image, "image", webhook.DefaultImage, "image of the sidecar")
 	f.StringArrayVar(&cfg.Inject.AllowedImages, "allow-image", nil, "another `IMAGE` that the sidecar of a running pod may be changed to, or a prefix before * (repeatable)")
 	f.StringVar(&cfg.Inject.OTLPEndpoint, "otlp-endpoint", "", "URL to which sidecars send traces (default: none are sent)")

@@ -125,7 +125,7 @@ func startCluster() (*k8s, error) {
 	if err := k.start(door); err != nil {
 		return nil, err
 	}
-	for _, file := range []string{"webhooks.yaml", "policies.yaml"} {
+	for _, file := range []string{"injector/webhooks.yaml", "policies.yaml"} {
 		if err := k.apply(ctx, file, k.local); err != nil {
 			return nil, err
 		}

@@ -80,7 +80,7 @@ func TestCanary(t *testing.T) {
 	enabled := metav1.LabelSelectorRequirement{Key: "remora.dev/injection", Operator: metav1.LabelSelectorOpIn, Values: []string{"enabled"}}
 	is := metav1.LabelSelectorRequirement{Key: "remora.dev/revision", Operator: metav1.LabelSelectorOpIn, Values: []string{"canary"}}
 	isNot := metav1.LabelSelectorRequirement{Key: "remora.dev/revision", Operator: metav1.LabelSelectorOpDoesNotExist}
-	require.NoError(t, k.apply(t.Context(), "webhooks.yaml", func(u *unstructured.Unstructured) error {
+	require.NoError(t, k.apply(t.Context(), "injector/webhooks.yaml", func(u *unstructured.Unstructured) error {
 		u.SetName("remora-canary")
 		t.Cleanup(func() { _ = k.client.Delete(background(), u) })
 		was := k.url

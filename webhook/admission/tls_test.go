@@ -221,7 +221,8 @@ func TestConfig(t *testing.T) {
 		"no API server":                      {TLSDir: "x"},
 		"no certificate":                     {Kubernetes: k.config, Mode: "node"},
 		"leave one out":                      {Kubernetes: k.config, TLSDir: "x", SelfSigned: SelfSigned{Namespace: "x"}},
-		"--mode=node or ":                    {Kubernetes: k.config, TLSDir: "x", Mode: "dev"},
+		"write --mode=node":                  {Kubernetes: k.config, TLSDir: "x", Mode: "dev"},
+		"would never start":                  {Kubernetes: k.config, TLSDir: "x", Mode: "privileged"},
 		"tls.crt: no such file or directory": {Kubernetes: k.config, TLSDir: t.TempDir(), Mode: "node", Listen: "127.0.0.1:0"},
 	} {
 		cfg.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
