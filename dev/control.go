@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -31,6 +32,7 @@ const askLimit = 600 * time.Millisecond
 //	POST /nodes/{node}/fail   Failure, when its pods serve on another node (?replaceAfter=DURATION&keepDisk=BOOL)
 //	POST /nodes/{node}/return nothing, when its disks are back
 //	POST /volumes/{volume}/accept-loss  Loss, when the volume's pod is started again
+//	POST /volumes/{volume}/replicas?n=N  Resized, when the Volume object says so
 //
 // An error is a JSON object with the key "error".
 func (s *supervisor) serveControl(ctx context.Context, work *sync.WaitGroup) error {
@@ -59,6 +61,14 @@ func (s *supervisor) serveControl(ctx context.Context, work *sync.WaitGroup) err
 	})
 	mux.HandleFunc("POST /nodes/{node}/return", func(w http.ResponseWriter, r *http.Request) {
 		answerPod(w, struct{}{}, s.returnNode(r.PathValue("node")))
+	})
+	mux.HandleFunc("POST /volumes/{volume}/replicas", func(w http.ResponseWriter, r *http.Request) {
+		var resized Resized
+		n, err := strconv.Atoi(r.URL.Query().Get("n"))
+		if err == nil {
+			resized, err = s.resize(r.Context(), r.PathValue("volume"), n)
+		}
+		answerPod(w, resized, err)
 	})
 	mux.HandleFunc("POST /volumes/{volume}/accept-loss", func(w http.ResponseWriter, r *http.Request) {
 		loss, err := s.acceptLoss(r.Context(), r.PathValue("volume"))
@@ -200,6 +210,13 @@ func AcceptLoss(ctx context.Context, dir, volume string) (Loss, error) {
 	var l Loss
 	err := callFor(ctx, dir, "/volumes/"+url.PathEscape(volume)+"/accept-loss", &l)
 	return l, err
+}
+
+// Replicas gives a volume another number of copies. It returns when the Volume object says so; Status shows how far it is.
+func Replicas(ctx context.Context, dir, volume string, n int) (Resized, error) {
+	var r Resized
+	err := callFor(ctx, dir, "/volumes/"+url.PathEscape(volume)+"/replicas?n="+strconv.Itoa(n), &r)
+	return r, err
 }
 
 // callFor asks the supervisor to do something, and reads its answer.

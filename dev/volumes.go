@@ -42,12 +42,12 @@ func (s *supervisor) ensureVolumes(ctx context.Context, p *podSpec) error {
 		return err
 	}
 	for _, v := range p.spec.Volumes {
-		if v.Replicas < 2 {
-			continue
-		}
 		name := p.object(v.Name)
 		_, err := s.auth(p.namespace).Get(ctx, name)
 		if errors.Is(err, authority.ErrNotFound) {
+			if v.Replicas < 2 {
+				continue
+			}
 			err = s.makeVolume(ctx, p, name, v.Class, v.Size, v.Replicas)
 		} else if err == nil {
 			err = s.bringReplica(ctx, p, name)
@@ -96,7 +96,7 @@ func (s *supervisor) choose(ctx context.Context, first string, n int) ([]string,
 func (s *supervisor) bringReplica(ctx context.Context, p *podSpec, name string) error {
 	nodes := s.nodes()
 	_, err := authority.Modify(ctx, s.auth(p.namespace), name, func(o *v1alpha1.Volume) error {
-		if o.Copies() == 1 || o.OwnerNode == p.node && slices.Contains(o.Nodes, p.node) {
+		if !o.Several() || o.OwnerNode == p.node && slices.Contains(o.Nodes, p.node) {
 			return authority.ErrUnchanged
 		}
 		o.OwnerNode = p.node
@@ -141,7 +141,7 @@ func (s *supervisor) certify(ctx context.Context, title string, at place, pod st
 
 func volumesAt(list []v1alpha1.Volume, at place) (names []string) {
 	for _, o := range list {
-		if o.Namespace == at.namespace && o.Copies() > 1 && (slices.Contains(o.Nodes, at.node) || hasMember(&o, at.node)) {
+		if o.Namespace == at.namespace && o.Several() && (slices.Contains(o.Nodes, at.node) || hasMember(&o, at.node)) {
 			names = append(names, o.Name)
 		}
 	}
@@ -178,7 +178,7 @@ func (s *supervisor) tendOnce(ctx context.Context) {
 	nodes := s.nodes()
 	places := map[place]bool{}
 	for _, o := range all {
-		if o.Copies() == 1 {
+		if !o.Several() {
 			continue
 		}
 		for _, node := range nodes {
@@ -288,7 +288,7 @@ func (s *supervisor) forgetOwners(ctx context.Context) error {
 	}
 	var errs []error
 	for _, o := range s.objects(ctx) {
-		if o.Copies() == 1 || o.OwnerNode == "" || run[o.Namespace+"/"+o.Name] {
+		if !o.Several() || o.OwnerNode == "" || run[o.Namespace+"/"+o.Name] {
 			continue
 		}
 		_, err := authority.Modify(ctx, s.auth(o.Namespace), o.Name, func(o *v1alpha1.Volume) error { o.OwnerNode = ""; return nil })

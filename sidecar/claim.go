@@ -73,7 +73,7 @@ func (v *volume) ensureObject(ctx context.Context) error {
 	return v.update(ctx)
 }
 
-// checkCopies tells of a class that asks for another number of copies than the volume has: that is fixed when a volume is made.
+// checkCopies tells of a class that asks for another number of copies than the volume has: a class decides that once, when a volume is made.
 func (v *volume) checkCopies() {
 	if have := v.object.Copies(); have != max(v.spec.Replicas, 1) {
 		v.s.cfg.Logger.Info("the volume keeps the number of copies that it was made with", "volume", v.object.Name, "copies", have,

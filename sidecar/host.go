@@ -3,6 +3,7 @@ package sidecar
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -52,6 +53,7 @@ type host struct {
 	traces  map[string]*telemetry.VolumeRecorder      // of the pod's own volumes, once their owner is there
 	hosted  map[diskdir.ID]*hosted
 	given   map[string]givenUp
+	alone   map[string]bool   // the pod's own volumes that are open as a group of one
 	said    map[string]string // what was logged last about a volume, so that it is said once
 	polled  bool
 }
@@ -72,7 +74,7 @@ type network interface {
 const pollEvery = 200 * time.Millisecond
 
 func newHost(cfg *Config, auth objects, d *disks, open opener) *host {
-	return &host{cfg: cfg, auth: auth, disks: d, open: open, kick: make(chan struct{}, 1), ended: make(chan error, 1), given: map[string]givenUp{}, objects: map[string]v1alpha1.Volume{},
+	return &host{cfg: cfg, auth: auth, disks: d, open: open, kick: make(chan struct{}, 1), ended: make(chan error, 1), given: map[string]givenUp{}, alone: map[string]bool{}, objects: map[string]v1alpha1.Volume{},
 		groups: map[diskdir.ID]string{}, byID: map[string]map[diskdir.ID]v1alpha1.Member{}, traces: map[string]*telemetry.VolumeRecorder{}, hosted: map[diskdir.ID]*hosted{}, said: map[string]string{}}
 }
 
@@ -180,7 +182,7 @@ func (h *host) refresh(ctx context.Context) error {
 		h.all = all
 	}
 	for _, o := range all {
-		if o.Copies() > 1 {
+		if o.Several() {
 			h.learnLocked(o)
 		}
 	}
@@ -237,6 +239,10 @@ func (h *host) tend(ctx context.Context, o *v1alpha1.Volume) error {
 			return err
 		}
 		*o = joined
+	}
+	if h.isAlone(o.Name) {
+		h.end(fmt.Errorf("volume %s shall have other copies: its only replica is opened anew, as one of a group", o.Name))
+		return nil
 	}
 	if o.Phase == v1alpha1.VolumePending || h.owns(o.Name) && !h.ownerIsHere(o.Name) {
 		return nil

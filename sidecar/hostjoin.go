@@ -40,7 +40,7 @@ func (h *host) free(disk string) bool {
 	defer h.mu.Unlock()
 	for i := range h.all {
 		o := &h.all[i]
-		if h.owns(o.Name) || o.Copies() > 1 && (o.OwnerNode != h.cfg.Node || h.cfg.Keeper) {
+		if h.owns(o.Name) || o.Several() && (o.OwnerNode != h.cfg.Node || h.cfg.Keeper) {
 			continue
 		}
 		if slices.ContainsFunc(o.Members, func(m v1alpha1.Member) bool { return m.Node == h.cfg.Node && m.Disk == disk && !m.Lost }) {

@@ -25,7 +25,9 @@ func (d *tenant) stop(h *host, err error) {
 	p.err = err
 }
 
-func (d *tenant) ready() { d.change("data-db-0", func(o *v1alpha1.Volume) { o.Phase = v1alpha1.VolumeReady }) }
+func (d *tenant) ready() {
+	d.change("data-db-0", func(o *v1alpha1.Volume) { o.Phase = v1alpha1.VolumeReady })
+}
 
 // TestADamagedReplicaIsGivenUp: a new one, with another ID, is made in its place, once, and the process goes on.
 func TestADamagedReplicaIsGivenUp(t *testing.T) {

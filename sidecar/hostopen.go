@@ -207,6 +207,19 @@ func (h *host) owner(volume string, trace *telemetry.VolumeRecorder) {
 	h.traces[volume] = trace
 }
 
+// openedAlone notes that the replica of one of the pod's own volumes is opened as a group of one: not by the host.
+func (h *host) openedAlone(volume string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.alone[volume] = true
+}
+
+func (h *host) isAlone(volume string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.alone[volume]
+}
+
 func (h *host) ownerIsHere(volume string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

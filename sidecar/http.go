@@ -130,7 +130,7 @@ func (v *volume) status() status.Volume {
 	if v.state == status.Damaged {
 		replicaState = status.Damaged
 	}
-	if v.object.Copies() > 1 && v.s.host != nil {
+	if v.object.Several() && v.s.host != nil {
 		o, _ := v.s.host.object(v.object.Name)
 		if o.MajorityLost() {
 			st.State = status.MajorityLost

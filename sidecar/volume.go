@@ -160,8 +160,11 @@ func (v *volume) openReplica(ctx context.Context) error {
 	if err := v.prepare(ctx); err != nil {
 		return err
 	}
-	if v.object.Copies() > 1 {
+	if v.object.Several() {
 		return v.openHosted(ctx)
+	}
+	if v.s.host != nil {
+		v.s.host.openedAlone(v.object.Name)
 	}
 	replica, disk, err := v.claim(ctx)
 	if err != nil {
@@ -207,7 +210,7 @@ func (v *volume) own(ctx context.Context) error {
 		return fmt.Errorf("open epoch %d: %w", owner.Name.Epoch, err)
 	}
 	var source cachefs.Source // nil: what is not here is nowhere
-	if v.object.Copies() > 1 {
+	if v.object.Several() {
 		source = v.group
 	}
 	fs, err := cachefs.Open(ctx, cachefs.Config{

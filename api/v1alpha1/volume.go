@@ -32,8 +32,9 @@ type Volume struct {
 	Group       string   `json:"group"`
 	KeyID       string   `json:"keyID"` // of the key that seals it; empty: sealing is off, or, while Pending, not decided
 	Phase       Phase    `json:"phase"`
-	Replicas    int      `json:"replicas,omitempty"` // copies that it shall have; 0 stands for 1. Fixed when the volume is made
-	Nodes       []string `json:"nodes,omitempty"`    // where these shall be; of no meaning to a volume of one copy
+	Replicas    int      `json:"replicas,omitempty"` // copies that it shall have; 0 stands for 1
+	Grouped     bool     `json:"grouped,omitempty"`  // it has one copy, or had: its replica is a group of several all the same
+	Nodes       []string `json:"nodes,omitempty"`    // where these shall be; of no meaning to a volume that was always of one copy
 	Members     []Member `json:"members"`
 	ConfIndex   uint64   `json:"confIndex,omitempty"` // position in the log of the newest change of members that is told here
 	Survivor    string   `json:"survivor,omitempty"`  // the replica that goes on alone after a loss that somebody accepted
@@ -61,6 +62,9 @@ type Member struct {
 
 // Copies is how many replicas the volume shall have.
 func (v *Volume) Copies() int { return max(v.Replicas, 1) }
+
+// Several tells whether the volume's replicas are a group of several, which they stay when only one is left: what it has voted for counts.
+func (v *Volume) Several() bool { return v.Replicas > 1 || v.Grouped }
 
 // Member finds a member by its replica's ID; nil if there is none.
 func (v *Volume) Member(replica string) *Member {

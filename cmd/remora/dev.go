@@ -54,7 +54,7 @@ stops; the next start on the same DIR finds the data again. Root is needed.`,
 	f.DurationVar(&cfg.HangBudget, "hang-budget", 30*time.Second, "abort a volume that no sidecar has served for `DURATION`, so that programs get errors instead of waiting; 0: never")
 	f.StringArrayVar(&cfg.SidecarArgs, "sidecar-arg", nil, "one more argument for every sidecar")
 	_ = f.MarkHidden("sidecar-arg") // for tests; it fails only for a flag that is not there
-	cmd.AddCommand(restartPodCommand(), upgradeCommand(), failNodeCommand(), returnNodeCommand(), acceptLossCommand())
+	cmd.AddCommand(restartPodCommand(), upgradeCommand(), failNodeCommand(), returnNodeCommand(), acceptLossCommand(), replicasCommand())
 	return cmd
 }
 

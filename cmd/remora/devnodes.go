@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -116,5 +118,34 @@ others are made anew from it.`,
 	}
 	cmd.Flags().StringVar(&dir, "dir", defaultDir, "the `DIR` of the running remora dev")
 	cmd.Flags().BoolVar(&accepted, "accept-data-loss", false, "say that what the lost disks had, and no other, may be lost")
+	return cmd
+}
+
+func replicasCommand() *cobra.Command {
+	var dir string
+	cmd := &cobra.Command{
+		Use:   "replicas VOLUME N",
+		Short: "Give a volume another number of copies, while it is in use",
+		Long: `Give a volume another number of copies, while it is in use.
+
+More: replicas are made on other nodes (empty ones are added where there are too few), filled, and count when they have everything: see
+remora status. A volume of one copy pauses once, while its sidecar starts again. Fewer: the copy where the pod runs stays, and others that are
+in sync; the directories of those that go stay on their nodes. The number that the volume's class names is for new volumes only.`,
+		Example: `  remora dev replicas data-db-0 3`,
+		Args:    cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			n, err := strconv.Atoi(args[1])
+			if err != nil {
+				return fmt.Errorf("replicas %q: allowed: 1, 3, 5", args[1])
+			}
+			r, err := dev.Replicas(cmd.Context(), dir, args[0], n)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "volume %s gets %d replicas, and had %d: on %s; remora status shows how far it is\n", r.Volume, r.Replicas, r.Before, strings.Join(r.Nodes, ", "))
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&dir, "dir", defaultDir, "the `DIR` of the running remora dev")
 	return cmd
 }

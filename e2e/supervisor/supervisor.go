@@ -158,7 +158,7 @@ type Pod struct {
 	Volumes    []struct {
 		Name, Volume, Mount, State string
 		Size, Used, Epoch          uint64
-		Replicas                   []struct{ ID, Pod, Node, State string }
+		Replicas                   []struct{ ID, Pod, Node, Role, State string }
 	}
 }
 

@@ -159,17 +159,8 @@ func (g *Group) learn(state consensus.State) error {
 // handOver hands leadership to one who can do what this replica cannot while its state is being replaced: apply, and bring others up to date.
 func (g *Group) handOver() {
 	g.mu.Lock()
-	defer g.unlock()
-	s, to := g.peers.core.Status(), uint64(0)
-	for _, id := range s.Voters {
-		if peer := s.Peers[id]; id != s.ID && peer.Active && !peer.Lagging && (to == 0 || peer.Match > s.Peers[to].Match) {
-			to = id
-		}
-	}
-	if to != 0 {
-		g.peers.core.Transfer(to)
-		g.process()
-	}
+	defer g.mu.Unlock()
+	g.giveLead(func(uint64) bool { return true })
 }
 
 // found takes over from the leader who the founders are. The leader's group has committed nothing that it knows of, so there is no state to

@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"cmp"
 	"slices"
 
 	pb "go.etcd.io/raft/v3/raftpb"
@@ -42,7 +43,16 @@ func (g *Group) review() {
 		return
 	}
 	changes := nextChange(want, s.Voters, s.Learners, p.copies(), uint64(g.applied), func(id uint64) uint64 { return s.Peers[id].Match })
-	if len(changes) == 0 {
+	stays := func(id uint64) bool {
+		return !slices.ContainsFunc(changes, func(c *pb.ConfChangeSingle) bool {
+			return c.GetNodeId() == id && c.GetType() == pb.ConfChangeRemoveNode
+		})
+	}
+	switch {
+	case !stays(s.ID) && g.giveLead(stays): // who goes does not lead: nobody would for a while
+		return
+	case len(changes) == 0:
+		g.followOwner(&s)
 		return
 	}
 	if err := p.core.Change(changes); err != nil {
@@ -51,6 +61,38 @@ func (g *Group) review() {
 	}
 	p.changing = s.Last + 1
 	g.process()
+}
+
+// giveLead hands leadership to the voter of some that has most, and tells whether there is one. g.mu is held.
+func (g *Group) giveLead(may func(id uint64) bool) bool {
+	s, to := g.peers.core.Status(), uint64(0)
+	for _, id := range s.Voters {
+		if peer := s.Peers[id]; id != s.ID && may(id) && peer.Active && !peer.Lagging && (to == 0 || peer.Match > s.Peers[to].Match) {
+			to = id
+		}
+	}
+	if to == 0 {
+		return false
+	}
+	g.peers.core.Transfer(to)
+	g.process()
+	return true
+}
+
+// followTicks are between two attempts to have the owner lead.
+const followTicks = 100
+
+// followOwner hands leadership to the owner, if it is a voter elsewhere: every write of its would go to this replica first. g.mu is held.
+func (g *Group) followOwner(s *consensus.Status) {
+	p := g.peers
+	owner := p.core.Proposer()
+	if peer := s.Peers[owner]; owner == 0 || owner == s.ID || !slices.Contains(s.Voters, owner) || !peer.Active || peer.Match+near < s.Last {
+		return
+	}
+	if p.followed == 0 || p.ticks-p.followed >= followTicks {
+		p.followed = p.ticks
+		g.giveLead(func(id uint64) bool { return id == owner })
+	}
 }
 
 // untold tells whether the Volume object has not heard yet of a change that is done.
@@ -72,7 +114,8 @@ func (p *peers) copies() int {
 const near = 256
 
 // nextChange decides what to change, in this order: learners that the object does not name go; learners that it names come; a learner that
-// is filled becomes a voter, in the place of one that is leaving; one that is leaving goes without a substitute where there are too many.
+// is filled becomes a voter, in the place of one that is leaving where there are enough voters; those that are leaving go without a substitute where
+// there are too many. A voter that the object does not name is leaving: it was given up before the object heard that it had become one.
 func nextChange(want []Member, voters, learners []uint64, copies int, applied uint64, match func(uint64) uint64) []*pb.ConfChangeSingle {
 	find := func(id uint64) *Member {
 		if i := slices.IndexFunc(want, func(m Member) bool { return m.ID == id }); i >= 0 {
@@ -88,31 +131,51 @@ func nextChange(want []Member, voters, learners []uint64, copies int, applied ui
 			return []*pb.ConfChangeSingle{single(pb.ConfChangeRemoveNode, id)}
 		}
 	}
-	var leaving *uint64
+	var leaving []uint64 // those that have least first
 	for _, id := range voters {
-		if m := find(id); m != nil && m.Role == Leaving {
-			leaving = &id
+		if m := find(id); m == nil || m.Role == Leaving {
+			leaving = append(leaving, id)
 		}
 	}
+	slices.SortStableFunc(leaving, func(a, b uint64) int { return cmp.Compare(match(a), match(b)) })
+	var ready []uint64
 	for _, m := range want {
 		known := slices.Contains(voters, m.ID) || slices.Contains(learners, m.ID)
 		switch {
 		case m.Role == Learner && !known:
 			return []*pb.ConfChangeSingle{single(pb.ConfChangeAddLearnerNode, m.ID)}
 		case m.Role == Learner && m.Filled && slices.Contains(learners, m.ID) && match(m.ID)+near >= applied:
-			changes := []*pb.ConfChangeSingle{single(pb.ConfChangeAddNode, m.ID)}
-			if leaving != nil {
-				changes = append(changes, single(pb.ConfChangeRemoveNode, *leaving))
-			}
-			if leaving != nil || len(voters) < copies {
-				return changes
-			}
+			ready = append(ready, m.ID)
 		}
 	}
-	if leaving != nil && len(voters) > copies && len(voters) > 1 {
-		return []*pb.ConfChangeSingle{single(pb.ConfChangeRemoveNode, *leaving)}
+	if many := len(voters) - max(copies, 1); many >= 0 && len(ready) > 0 && len(leaving) > 0 {
+		return []*pb.ConfChangeSingle{single(pb.ConfChangeAddNode, ready[0]), single(pb.ConfChangeRemoveNode, leaving[0])}
+	} else if many >= 0 {
+		return removed(leaving, many)
 	}
-	return nil
+	return added(ready, len(voters), copies)
+}
+
+// added has learners become voters where there are too few: so many at once that the number is odd, because an even one survives no more
+// losses, and more of them can happen.
+func added(ready []uint64, voters, copies int) (changes []*pb.ConfChangeSingle) {
+	n := min(len(ready), copies-voters)
+	if (voters+n)%2 == 0 {
+		n--
+	}
+	for _, id := range ready[:max(n, 0)] {
+		changes = append(changes, single(pb.ConfChangeAddNode, id))
+	}
+	return changes
+}
+
+// removed has as many of those that leave go as there are too many, all in one joint change: between two changes of one each, a smaller group
+// might wait for one that is away.
+func removed(leaving []uint64, many int) (changes []*pb.ConfChangeSingle) {
+	for _, id := range leaving[:max(0, min(many, len(leaving)))] {
+		changes = append(changes, single(pb.ConfChangeRemoveNode, id))
+	}
+	return changes
 }
 
 func single(t pb.ConfChangeType, id uint64) *pb.ConfChangeSingle {

@@ -77,6 +77,7 @@ type peers struct {
 	// confirming is the entry that makes the newest change of members known to the members.
 	confirming confirmation
 	ticks      int
+	followed   int // tick at which the owner was asked to lead
 	serving    int // peers that fetch the state
 	served     int // tick of the last one's end
 	// placedAt is, of blobs, the newest index that put content into the arena alone and is above durableCommit, the commit index that the

@@ -2,6 +2,7 @@ package replication_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -38,6 +39,7 @@ type trio struct {
 	object []replication.Member // what the Volume object says
 	at     uint64
 	filled map[uint64]bool
+	copies int // 0: three
 }
 
 // node is a replica of a trio.
@@ -50,6 +52,7 @@ type node struct {
 	group *replication.Group
 	keys  *seal.Keys
 	fs1   *cachefs.FS
+	alone bool // a group of one
 	ended sync.WaitGroup
 }
 
@@ -71,6 +74,13 @@ func newTrio(t *testing.T, founders ...uint64) *trio {
 }
 
 func (c *trio) add(id uint64, founders []uint64) *node {
+	n := c.empty(id)
+	n.start(founders)
+	return n
+}
+
+// empty makes a node with an empty replica.
+func (c *trio) empty(id uint64) *node {
 	n := &node{trio: c, id: id, fs: vfs.NewCrashableMem()}
 	dir, err := diskdir.Open(n.fs, "disk-0", "tenant", 4<<20, rand.Reader)
 	require.NoError(c.t, err)
@@ -81,7 +91,6 @@ func (c *trio) add(id uint64, founders []uint64) *node {
 	c.mu.Lock()
 	c.nodes[id] = n
 	c.mu.Unlock()
-	n.start(founders)
 	return n
 }
 
@@ -102,8 +111,12 @@ func (n *node) tryStart(founders []uint64) error {
 	r, err := dir.OpenReplica(diskdir.ID(n.id))
 	require.NoError(t, err)
 	inbox := make(chan func(*replication.Group), 4096)
-	g, err := n.disk.OpenGroup(replication.GroupConfig{Replica: r, Keys: n.keys, Logger: log, Peers: &replication.PeersConfig{
-		Founders: founders, Tick: 10 * time.Millisecond, Send: n.send, Fetch: n.fetch, Members: n.trio.members, Copies: func() int { return 3 }, Changed: n.trio.changed}})
+	peers := &replication.PeersConfig{Founders: founders, Tick: 10 * time.Millisecond, Send: n.send, Fetch: n.fetch, Members: n.trio.members, Copies: n.trio.wanted,
+		Changed: n.trio.changed}
+	if n.alone {
+		peers = nil
+	}
+	g, err := n.disk.OpenGroup(replication.GroupConfig{Replica: r, Keys: n.keys, Logger: log, Peers: peers})
 	if err != nil {
 		require.NoError(t, errors.Join(r.Close(), n.disk.Close()))
 		return err
@@ -176,6 +189,13 @@ func (n *node) fetch(ctx context.Context, from uint64, request []byte) (io.ReadC
 	r, w := io.Pipe()
 	go func() { _ = w.CloseWithError(g.Bulk(ctx, request, w)) }()
 	return r, nil
+}
+
+// wanted is how many copies there shall be.
+func (c *trio) wanted() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return cmp.Or(c.copies, 3)
 }
 
 // members is what the Volume object would say.

@@ -56,6 +56,7 @@ type Core struct {
 	leads      bool
 
 	tail     record.Acceptance // where this replica leads: of its whole log
+	proposer uint64            // whose records it took last, since it was started
 	tailTerm uint64            // for which term tail holds; 0: not known
 
 	stream   stream
@@ -272,6 +273,7 @@ func (c *Core) take(out *Output) {
 	if rd.SoftState != nil {
 		c.leader, c.leads = rd.SoftState.Lead, rd.SoftState.RaftState == raft.StateLeader
 		c.stream.next = 0 // to the new leader, everything
+		c.proposer = 0
 	}
 	for _, m := range rd.Messages {
 		switch m.GetTo() {

@@ -80,7 +80,7 @@ func (c *Core) Append(e Entry) {
 // answerProposals takes what owners elsewhere have proposed. All of the log is written: what continues it can be told.
 func (c *Core) answerProposals() {
 	for _, m := range c.waiting {
-		c.out = append(c.out, Message{To: m.From, From: c.id, Ack: c.proposed(m.Propose.Entries)})
+		c.out = append(c.out, Message{To: m.From, From: c.id, Ack: c.proposed(m.From, m.Propose.Entries)})
 	}
 	c.waiting = nil
 }
@@ -92,7 +92,7 @@ func (c *Core) flush() {
 		return
 	}
 	if c.leads {
-		c.proposed(s.entries[s.next:])
+		c.proposed(c.id, s.entries[s.next:])
 		s.next = len(s.entries)
 		return
 	}
@@ -104,8 +104,11 @@ func (c *Core) flush() {
 	}
 }
 
+// Proposer is the replica whose owner's records this leader has taken last; 0: it has taken none.
+func (c *Core) Proposer() uint64 { return c.proposer }
+
 // proposed puts what continues the log into it.
-func (c *Core) proposed(entries []Entry) *Ack {
+func (c *Core) proposed(from uint64, entries []Entry) *Ack {
 	if !c.leads || !c.knowTail() {
 		return &Ack{}
 	}
@@ -118,7 +121,7 @@ func (c *Core) proposed(entries []Entry) *Ack {
 	}
 	// All at once: Raft sends a message to each peer for each proposal. If it takes none, the owner proposes again.
 	if len(fresh) > 0 && c.raw.Step(&pb.Message{Type: pb.MsgProp.Enum(), From: proto.Uint64(c.id), Entries: fresh}) == nil {
-		c.tail = tail
+		c.tail, c.proposer = tail, from
 	}
 	return &Ack{Leads: true, Tail: c.tail}
 }

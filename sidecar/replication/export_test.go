@@ -1,0 +1,18 @@
+package replication
+
+import (
+	"fmt"
+	"strings"
+
+	pb "go.etcd.io/raft/v3/raftpb"
+)
+
+// NextChange is nextChange as text. Of voters, those with lower IDs have more of the log.
+func NextChange(want []Member, voters, learners []uint64, copies int) string {
+	var text []string
+	for _, c := range nextChange(want, voters, learners, copies, 1000, func(id uint64) uint64 { return 1000 - id }) {
+		sign := map[pb.ConfChangeType]string{pb.ConfChangeAddNode: "+", pb.ConfChangeAddLearnerNode: "+learner ", pb.ConfChangeRemoveNode: "-"}[c.GetType()]
+		text = append(text, fmt.Sprint(sign, c.GetNodeId()))
+	}
+	return strings.Join(text, " ")
+}
