@@ -17,7 +17,8 @@
 //
 // process takes what consensus.Core wants done: messages go out with the records that they name (wire.go), entries and payloads into the
 // journal (writeEntries), and what is committed to the apply loop (takeCommitted). Whoever syncs the journal calls durable, which lets the
-// core count it. A peer's message comes in by Receive; time by tick. docs/replication.md follows one write through three replicas.
+// core count it. A peer's message comes in by Receive, or by Deliver and Disk.Commit, which syncs and answers for many at once; time by tick.
+// What goes out is sent when Group.mu is given back (unlock). docs/replication.md follows one write through three replicas.
 //
 // # What a crash leaves
 //

@@ -12,11 +12,12 @@
 //     be away, drops it and says so.
 //  2. The link's goroutine takes the whole queue (link.go). Without a connection it dials: TLS 1.3, both certificates, the same
 //     tenant (tls.go), and the peer's hello. A peer that cannot be reached costs the queue, and a back-off.
+//     Queue leaves the goroutine asleep, and Flush writes in the caller's, where that needs no waiting (flush.go).
 //  3. For each frame Handler.Authorize is asked whether the peer at the other end may be the replica that the frame is for: an address
 //     that another pod has now gets nothing. Then everything goes out in one write of the socket (conn.go).
 //  4. The other end reads the header of 48 bytes (accept.go), and refuses garbage and what is too long. Handler.Authorize says
 //     whether this peer may be the replica that the frame is from; if not, the body is thrown away. Only then it is read, checked, and
-//     given to Receive.
+//     given to Receive. When no more has come, Drained is called.
 //
 // Garbage ends the connection. What is wrong is counted by reason, and a line in the log, at most one in ten seconds for each reason.
 //
