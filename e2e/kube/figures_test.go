@@ -241,9 +241,16 @@ func (s *space) memory(namespace, part, container string) (lines []string) {
 // TestCrowd starts many pods with a volume on one node and says what everything of Remora there costs, at rest.
 func TestCrowd(t *testing.T) {
 	s := newSpace(t)
+	// A node of two cores has no room for a hundred times the default request of 50m.
+	_, err := s.k.run(t.Context(), `{apiVersion: remora.dev/v1alpha1, kind: VolumeClass, metadata: {name: e2e-crowd},
+		spec: {sidecar: {resources: {requests: {cpu: 5m, memory: 16Mi}}}}}`, "apply", "-f", "-")
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		_, _ = s.k.run(context.WithoutCancel(t.Context()), "", "delete", "volumeclass", "e2e-crowd", "--ignore-not-found")
+	})
 	started := time.Now()
-	s.apply(strings.Replace(strings.Replace(statefulSet("many", *crowd, shell("app", "data", "echo x >/data/x; exec sleep 100000")), "serviceName: many,",
-		"serviceName: many, podManagementPolicy: Parallel,", 1), "terminationGracePeriodSeconds: 5,", "terminationGracePeriodSeconds: 1, nodeSelector: {kubernetes.io/hostname: "+s.someNode()+"},", 1))
+	s.apply(strings.Replace(strings.Replace(strings.Replace(statefulSet("many", *crowd, shell("app", "data", "echo x >/data/x; exec sleep 100000")), "serviceName: many,",
+		"serviceName: many, podManagementPolicy: Parallel,", 1), "data.remora.dev/size: 8Gi", "data.remora.dev/size: 8Gi, data.remora.dev/class: e2e-crowd", 1), "terminationGracePeriodSeconds: 5,", "terminationGracePeriodSeconds: 1, nodeSelector: {kubernetes.io/hostname: "+s.someNode()+"},", 1))
 	deadline := time.Now().Add(8 * time.Minute)
 	for ready := ""; ready != strconv.Itoa(*crowd); ready = s.kubectl("get", "statefulset", "many", "-o", "jsonpath={.status.readyReplicas}") {
 		require.True(t, time.Now().Before(deadline), "%s of %d pods are ready", ready, *crowd)
