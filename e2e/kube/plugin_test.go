@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestPlugin: the node plugin is killed, restarted and rolled out while a pod writes; then the sidecar is killed too, and finds the
+// TestPlugin: the node plugin is killed, restarted and upgraded (image and back) while a pod writes; then the sidecar is killed too, and finds the
 // descriptors at a plugin that did not make them.
 func TestPlugin(t *testing.T) {
 	s := newSpace(t)
@@ -28,11 +28,13 @@ func TestPlugin(t *testing.T) {
 		system.ready(plugin)
 		s.killAndReturn("db-0")
 	}
-	_, err := s.k.run(t.Context(), "", "-n", "remora-system", "rollout", "restart", "daemonset/remora-node")
-	require.NoError(t, err)
-	_, err = s.k.run(t.Context(), "", "-n", "remora-system", "rollout", "status", "daemonset/remora-node", "--timeout=180s")
-	require.NoError(t, err)
-	s.killAndReturn("db-0")
+	for _, image := range []string{*remoraName + "-next", *remoraName} { // upgraded, and back
+		_, err := s.k.run(t.Context(), "", "-n", "remora-system", "set", "image", "daemonset/remora-node", "node="+image)
+		require.NoError(t, err)
+		_, err = s.k.run(t.Context(), "", "-n", "remora-system", "rollout", "status", "daemonset/remora-node", "--timeout=180s")
+		require.NoError(t, err)
+		s.killAndReturn("db-0")
+	}
 	require.Zero(t, restarts(s.ready("db-0"), "writer"))
 	t.Log(tail(s.logs("db-0", "writer"), 1))
 }
