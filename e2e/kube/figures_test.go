@@ -117,9 +117,13 @@ func TestAdmission(t *testing.T) {
 	var wg sync.WaitGroup
 	tick := time.NewTicker(time.Second / 50)
 	defer tick.Stop()
+	began := time.Now()
+	places := make(chan struct{}, 20) // a machine that is too slow is asked less often, rather than by ever more at a time
 	for i := range 1000 {
 		<-tick.C
+		places <- struct{}{}
 		wg.Go(func() {
+			defer func() { <-places }()
 			began := time.Now()
 			create(i + 1)
 			mu.Lock()
@@ -129,11 +133,11 @@ func TestAdmission(t *testing.T) {
 	}
 	wg.Wait()
 	slices.Sort(times)
-	t.Logf("FIGURE admission, 50 pods a second, the whole request of `kubectl create --dry-run=server`: p50 %.1f ms, p99 %.1f ms",
+	t.Logf("FIGURE admission, %.1f pods a second of 50, the whole request of `kubectl create --dry-run=server`: p50 %.1f ms, p99 %.1f ms", 1000/time.Since(began).Seconds(),
 		float64(times[len(times)/2].Microseconds())/1000, float64(times[len(times)*99/100].Microseconds())/1000)
 	for name, h := range s.histograms() {
 		calls, p50, p99 := h.minus(before[name])
-		t.Logf("FIGURE admission, 50 pods a second, %s: %.0f calls, p50 <= %g ms, p99 <= %g ms (buckets of the API server, its own time for the call included)", name, calls, p50*1000, p99*1000)
+		t.Logf("FIGURE admission, %s: %.0f calls, p50 <= %g ms, p99 <= %g ms (buckets of the API server, its own time for the call included)", name, calls, p50*1000, p99*1000)
 	}
 	for _, line := range s.memory("remora-system", "webhook", "webhook") {
 		t.Log("FIGURE webhook:", line)
