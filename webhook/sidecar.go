@@ -117,7 +117,7 @@ func node(c *corev1.Container) {
 
 // served holds the application back until the sidecar serves every mount: kubelet starts the next container when this hook has ended. A
 // startup probe does the same, up to a second later: kubelet asks once a second, and not when the container has started
-// (docs/decisions/0016).
+// (docs/decisions/0017).
 func served() *corev1.Lifecycle {
 	return &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{
 		Exec: &corev1.ExecAction{Command: []string{"/bin/remora-init", "ready", strconv.Itoa(Port)}}}}
