@@ -195,6 +195,7 @@ func (s *sim) heal() {
 	for _, n := range s.nodes {
 		n.freeze(0)
 		n.slow.Store(0)
+		s.space(n)
 		if l := n.life; l != nil {
 			l.mu.Lock()
 			l.crashAt, l.failIn = 0, 0
@@ -264,6 +265,9 @@ func (s *sim) unwell(from record.Name) string {
 		}
 		if l.group.hollow.Load() || !l.group.Store().Complete() {
 			return "a replica is not filled"
+		}
+		if n.rotten {
+			return "bad content is not healed"
 		}
 	}
 	for _, n := range s.nodes {

@@ -44,6 +44,7 @@ func (s *sim) exchange(n *simNode) {
 	s.mu.Lock()
 	i := slices.IndexFunc(s.object.members, func(m Member) bool { return m.ID == n.id })
 	settled := !slices.ContainsFunc(s.object.members, func(m Member) bool { return m.Role != Voter })
+	settled = settled && !slices.ContainsFunc(s.nodes, func(n *simNode) bool { return n.rotten }) // its peers must be there to heal it
 	if i < 0 || !settled || !s.ready || s.object.losses == 3 {
 		s.mu.Unlock()
 		return

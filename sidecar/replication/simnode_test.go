@@ -37,6 +37,7 @@ type simNode struct {
 	fs        *faultfs.FS
 	founder   bool
 	gone      bool     // for good, with its disk
+	rotten    bool     // a bit of its content has turned over, and is not healed
 	life      *simLife // nil: no process; s.mu is held where it changes
 	lives     int
 	committed record.Index // the newest that any of its processes knew to be
@@ -58,6 +59,7 @@ type simLife struct {
 
 	opened, ended, closing        atomic.Bool
 	committing, applying, filling atomic.Bool
+	scrubbing, healed             atomic.Bool
 	applyDue, catchDue            atomic.Bool
 	commitDue                     bool
 	err                           error        // of the opening or the end
@@ -96,6 +98,9 @@ func (s *sim) setup() {
 	s.after(time.Second, s.verifySoon)
 	if s.plan.exchange {
 		s.after(time.Second, s.membersSoon)
+	}
+	if *simDisks > 0 {
+		s.disks()
 	}
 }
 
@@ -327,6 +332,10 @@ func (s *sim) look() {
 		if l == nil {
 			continue
 		}
+		if l.healed.Swap(false) {
+			n.rotten = false
+			s.note("node %d: scrubbed", n.id)
+		}
 		switch {
 		case l.dead.Load():
 			s.note("node %d: crashed at call %d of its life, %v", n.id, l.ops, l.crashCut)
@@ -337,7 +346,7 @@ func (s *sim) look() {
 			s.note("node %d: stopped: %v", n.id, l.err)
 			s.crashNow(l, faultfs.Killed)
 			s.restart(n)
-		case l.ended.Load() && l.hasFailed():
+		case l.ended.Load() && (l.hasFailed() || *simDisks > 1 && isFull(l.err)):
 			s.note("node %d: did not start: %v", n.id, l.err)
 			s.crashNow(l, simCut(s.rng))
 			s.restart(n)
@@ -385,7 +394,7 @@ func (s *sim) lookAt(l *simLife) {
 		return
 	}
 	if failed != nil {
-		if !l.hasFailed() {
+		if !l.hasFailed() && !(*simDisks > 1 && isFull(failed)) {
 			s.violate("node %d stopped: %v", l.n.id, failed)
 			return
 		}
@@ -729,6 +738,9 @@ func (s *sim) verifySoon() {
 }
 
 func (s *sim) verify(l *simLife) bool {
+	if l.n.rotten { // it knows, or will find it: scrubSoon
+		return true
+	}
 	st, err := l.stateOf()
 	s.mu.Lock()
 	if err == nil {

@@ -18,6 +18,7 @@ type simOracle struct {
 	s       *sim
 	records map[record.Name]*simRecord
 	nonces  map[simNonce]bool
+	newest  []simNonce // since unwrite
 	log     map[record.Index]simEntry
 	next    record.Index // the first that is not known
 	at      []record.Acceptance
@@ -88,7 +89,16 @@ func (o *simOracle) nonce(i record.Incarnation, nonce [12]byte) {
 		o.s.violateLocked("nonce %x of incarnation %d is used twice", nonce, i)
 	}
 	o.nonces[n] = true
+	o.newest = append(o.newest, n)
 	o.s.work["nonces"]++
+}
+
+// unwrite forgets a record for which the disk had no space, and the nonces since the last call: the journal has written nothing of it.
+func (o *simOracle) unwrite(n record.Name) {
+	delete(o.records, n)
+	for _, n := range o.newest {
+		delete(o.nonces, n)
+	}
 }
 
 // write notes a record before it is appended.

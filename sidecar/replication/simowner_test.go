@@ -29,7 +29,9 @@ type simOwner struct {
 	name  record.Name // its newest record
 	salt  []byte
 	begun time.Time
-	work  chan func()
+	// nonces were used for the next record, which the disk had no space for.
+	nonces uint16
+	work   chan func()
 
 	// Of its goroutine, and of the main one between events:
 	opened, ended, busy atomic.Bool
@@ -141,10 +143,23 @@ func (o *simOwner) write(seed uint64) {
 		return
 	}
 	o.tell(r, c.writes)
-	if o.err = g.Append(r, telemetry.SpanRef{}); o.err != nil {
+	s.mu.Lock()
+	s.oracle.newest = nil
+	s.mu.Unlock()
+	o.err = g.Append(r, telemetry.SpanRef{})
+	if *simDisks > 1 && isFull(o.err) { // its program is told
+		s.worked("records without space", 1)
+		s.mu.Lock()
+		s.oracle.unwrite(r.Name)
+		s.mu.Unlock()
+		o.err = nil
+		return
+	}
+	if o.err != nil {
 		o.ended.Store(true)
 		return
 	}
+	o.nonces = 0
 	o.name, o.counters = c.name, c.counters
 	for k, ch := range c.chunks {
 		if ch == nil {
@@ -272,7 +287,7 @@ func (c *simChange) punch(key []byte, ch meta.Chunk, first, count uint32) {
 
 // seal seals the blocks, each with a nonce of its own.
 func (c *simChange) seal(r *record.Record) error {
-	n := uint16(0)
+	n := c.o.nonces
 	for i := range r.Ops {
 		op := &r.Ops[i]
 		for k := range op.Seals {
@@ -284,6 +299,7 @@ func (c *simChange) seal(r *record.Record) error {
 			}
 		}
 	}
+	c.o.nonces = n // of this name, until a record has it
 	return nil
 }
 

@@ -28,6 +28,7 @@ var (
 	simSeed  = flag.Uint64("sim-seed", 0, "simulate this group alone, and tell its story")
 	simStop  = flag.Bool("sim-stop", false, "end at the first violation")
 	simSkip  = flag.Uint64("sim-skip", 0, "leave this seed out: a violation that is known")
+	simDisks = flag.Int("sim-disks", 0, "1: bits that turn over, too; 2: and disks that are full")
 	simTwice = flag.Bool("sim-twice", false, "run every seed twice, and compare the stories: of each event, and each byte of each message")
 )
 
@@ -48,7 +49,7 @@ func TestSimulation(t *testing.T) {
 			if *simStop && len(total.violations) > 0 {
 				break
 			}
-			if total.seeds%1000 == 0 {
+			if total.seeds%250 == 0 {
 				total.print(start)
 			}
 		}
