@@ -140,7 +140,7 @@ var errUnapplied = errors.New("what this replica has of the group's log is appli
 // learn has everything applied that our log has of the group's: what others lack of it stays here (store.Install).
 func (g *Group) learn(state consensus.State) error {
 	g.mu.Lock()
-	defer g.mu.Unlock()
+	defer g.unlock()
 	if g.hollow.Load() || record.Index(state.Index) <= g.applied {
 		return nil
 	}
@@ -159,7 +159,7 @@ func (g *Group) learn(state consensus.State) error {
 // handOver hands leadership to one who can do what this replica cannot while its state is being replaced: apply, and bring others up to date.
 func (g *Group) handOver() {
 	g.mu.Lock()
-	defer g.mu.Unlock()
+	defer g.unlock()
 	g.giveLead(func(uint64) bool { return true })
 }
 
@@ -186,7 +186,7 @@ func (g *Group) found(members *pb.ConfState) error {
 		return err
 	}
 	g.mu.Lock()
-	defer g.mu.Unlock()
+	defer g.unlock()
 	if err := g.peers.core.Found(members); err != nil {
 		g.failLocked(err)
 		return err
