@@ -33,7 +33,7 @@ var (
 	rounds = flag.Int("rounds", 1, "measurements of each")
 	length = flag.Duration("for", 100*time.Millisecond, "of each measurement")
 	only   = flag.String("only", "", "one of the names in the log; empty: all")
-	depths = flag.String("depths", "1,4,16", "how many write at a time, with commas")
+	depths = flag.String("depths", "1,16", "how many write at a time, with commas")
 	peers  = flag.String("peers", "disk", "where the other two replicas are: disk, or tmpfs (as if each had a disk of its own)")
 )
 
