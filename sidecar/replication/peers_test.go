@@ -39,7 +39,8 @@ type trio struct {
 	object []replication.Member // what the Volume object says
 	at     uint64
 	filled map[uint64]bool
-	copies int // 0: three
+	copies int           // 0: three
+	tick   time.Duration // 0: 10 ms
 }
 
 // node is a replica of a trio.
@@ -56,8 +57,11 @@ type node struct {
 	ended sync.WaitGroup
 }
 
-func newTrio(t *testing.T, founders ...uint64) *trio {
-	c := &trio{t: t, key: make([]byte, seal.KeySize), nodes: map[uint64]*node{}, cut: map[[2]uint64]bool{}, filled: map[uint64]bool{}}
+func newTrio(t *testing.T, founders ...uint64) *trio { return newSlowTrio(t, 0, founders...) }
+
+// newSlowTrio has a clock of its own.
+func newSlowTrio(t *testing.T, tick time.Duration, founders ...uint64) *trio {
+	c := &trio{t: t, tick: tick, key: make([]byte, seal.KeySize), nodes: map[uint64]*node{}, cut: map[[2]uint64]bool{}, filled: map[uint64]bool{}}
 	_, _ = rand.Read(c.key)
 	for _, id := range founders {
 		c.object = append(c.object, replication.Member{ID: id, Role: replication.Voter})
@@ -111,7 +115,7 @@ func (n *node) tryStart(founders []uint64) error {
 	r, err := dir.OpenReplica(diskdir.ID(n.id))
 	require.NoError(t, err)
 	inbox := make(chan func(*replication.Group), 4096)
-	peers := &replication.PeersConfig{Founders: founders, Tick: 10 * time.Millisecond, Send: n.send, Fetch: n.fetch, Members: n.trio.members, Copies: n.trio.wanted,
+	peers := &replication.PeersConfig{Founders: founders, Tick: cmp.Or(n.trio.tick, 10*time.Millisecond), Send: n.send, Fetch: n.fetch, Members: n.trio.members, Copies: n.trio.wanted,
 		Changed: n.trio.changed}
 	if n.alone {
 		peers = nil

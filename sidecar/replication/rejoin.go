@@ -211,15 +211,13 @@ func (g *Group) leave(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, leaveTime)
 	defer cancel()
 	_ = g.settle(ctx) // what is not accepted is in the journal: the next owner here proposes it again
+	defer context.AfterFunc(ctx, g.changed.Broadcast)()
 	g.mu.Lock()
-	defer g.unlock()
-	if s := g.peers.core.Status(); s.Leads {
-		for _, id := range s.Voters { // in order: so a simulated group is the same every time
-			if peer := s.Peers[id]; id != s.ID && peer.Active && peer.Match+64 > s.Last {
-				g.peers.core.Transfer(id)
-				g.process()
-				return
-			}
-		}
+	defer g.mu.Unlock()
+	if !g.peers.core.Leads() || !g.giveLead(func(uint64) bool { return true }) {
+		return
+	}
+	for g.failed == nil && ctx.Err() == nil && g.peers.core.Transferring() { // or nobody tells the other one to begin
+		g.changed.Wait()
 	}
 }

@@ -118,6 +118,37 @@ func TestTheOwnerLeads(t *testing.T) {
 	c.agree()
 }
 
+// TestPlannedHandOver: a leader that is stopped in order hands leadership on. The clock is so slow that nobody would be elected otherwise.
+func TestPlannedHandOver(t *testing.T) {
+	c := newSlowTrio(t, time.Minute, 1, 2, 3)
+	c.nodes[1].own(true)
+	for round := range 4 {
+		var leader *node
+		require.Eventually(t, func() bool {
+			for _, n := range c.nodes {
+				if n.group == nil {
+					continue
+				}
+				s := n.group.Status().Group
+				heard := 0 // of those who are there: nobody else is asked to lead
+				for id, peer := range s.Peers {
+					if id != n.id && peer.Active && peer.Match == s.Last {
+						heard++
+					}
+				}
+				if s.Leads && heard > 0 {
+					leader = n
+				}
+			}
+			return leader != nil
+		}, time.Minute, time.Millisecond, "round %d", round)
+		if round < 3 {
+			leader.stop()
+			leader.start(nil)
+		}
+	}
+}
+
 // TestNextChange is about whom the next change of members takes in and lets go.
 func TestNextChange(t *testing.T) {
 	member := func(id uint64, role string, filled bool) replication.Member {

@@ -143,6 +143,15 @@ func patience(voters []uint64, id uint64) uint64 {
 // Transfer asks the leader, if this is it, to hand over to another voter.
 func (c *Core) Transfer(to uint64) { c.raw.TransferLeader(to) }
 
+// Transferring tells that this replica is to hand over, and waits until the other voter has all of its log to tell it so.
+func (c *Core) Transferring() bool {
+	to, waits := c.raw.BasicStatus().LeadTransferee, false
+	c.raw.WithProgress(func(id uint64, _ raft.ProgressType, p raftProgress) {
+		waits = waits || id == to && p.Match < c.log.last()
+	})
+	return c.leads && to != 0 && waits
+}
+
 // Change proposes another set of members. Only a leader can.
 func (c *Core) Change(changes []*pb.ConfChangeSingle) error {
 	if c.log.base == 0 && c.delivered > 0 {
