@@ -43,7 +43,7 @@ func main() {
 
 // tooOften is how many deaths within tooSoon are enough to leave the rest to kubelet.
 const (
-	tooOften = 10
+	tooOften = 20
 	tooSoon  = 30 * time.Second
 )
 
