@@ -121,7 +121,8 @@ func (d *Dir) open(tenant string, segmentBytes int64, random io.Reader) error {
 		if d.super.Tenant != tenant {
 			return &NotOursError{d.path, fmt.Sprintf("belongs to tenant %q, not %q", d.super.Tenant, tenant), true}
 		}
-		return nil
+		// Who made it may have died before all of it was durable, and what is durable in it must not be lost with it.
+		return errors.Join(d.block.harden(d.fs), disk.SyncDir(d.fs, filepath.Dir(d.path)))
 	}
 	id := make([]byte, 16)
 	if _, err := io.ReadFull(random, id); err != nil {
@@ -305,6 +306,9 @@ func (d *Dir) OpenReplica(id ID) (*Replica, error) {
 	if r.super.Replica != id || r.super.DiskID != d.super.DiskID {
 		return nil, errors.Join(&NotOursError{r.path, fmt.Sprintf("is a copy of replica %v of disk %s: a replica cannot be copied, a new one is filled by its peers",
 			r.super.Replica, r.super.DiskID), false}, r.Close())
+	}
+	if err := disk.SyncDir(d.fs, filepath.Dir(r.path)); err != nil { // who made it may have died before it did
+		return nil, errors.Join(err, r.Close())
 	}
 	return r, nil
 }

@@ -154,4 +154,12 @@ func (s *superblock) save(v any) error {
 	return nil
 }
 
+// harden makes durable what openSuper has read.
+func (s *superblock) harden(fs disk.FS) error {
+	if err := s.file.SyncData(); err != nil {
+		return fmt.Errorf("sync %s: %w", s.path, err)
+	}
+	return disk.SyncDir(fs, filepath.Dir(s.path))
+}
+
 func (s *superblock) close() error { return s.file.Close() }

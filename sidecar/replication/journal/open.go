@@ -242,13 +242,12 @@ func (j *Journal) abandon() {
 	}
 }
 
-// makeDir makes dir, durably in its parent.
+// makeDir makes dir, durably in its parent: also where it is there, because the process that made it may have died before it had done that.
 func makeDir(fs vfs.FS, dir string) error {
-	if _, err := fs.Stat(dir); err == nil {
-		return nil
-	}
-	if err := fs.MkdirAll(dir, 0o700); err != nil {
-		return err
+	if _, err := fs.Stat(dir); err != nil {
+		if err := fs.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
 	}
 	return syncDir(fs, fs.PathDir(dir))
 }
