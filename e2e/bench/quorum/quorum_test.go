@@ -59,7 +59,7 @@ func TestThreeProcesses(t *testing.T) {
 		for _, dir := range []string{args.Dir, args.Peers[0], args.Peers[1]} {
 			b, err := os.ReadFile(filepath.Join(dir, "quorum.log"))
 			require.NoError(t, err)
-			require.Len(t, b, logBytes)
+			require.Equal(t, logBytes, len(b))
 			if !bytes.Equal(b, make([]byte, logBytes)) { // the number of a record
 				written++
 			}
@@ -80,4 +80,18 @@ func TestAReplicaThatDoesNotStart(t *testing.T) {
 	args := Args{Dir: t.TempDir(), Peers: [2]string{t.TempDir(), none}, LogBytes: logBytes, Depth: 1, Size: 1, For: time.Second}
 	_, err := Run(t.Context(), args, self(t))
 	require.ErrorContains(t, err, "replica")
+}
+
+// TestALogIsWrittenRoundAndRound: whatever comes at once, it does not become longer.
+func TestALogIsWrittenRoundAndRound(t *testing.T) {
+	dir := t.TempDir()
+	l, err := openLog(dir, logBytes)
+	require.NoError(t, err)
+	defer l.close()
+	for _, n := range []int{1, 4096, logBytes - 1, logBytes, 3*logBytes + 5, 7} {
+		require.NoError(t, l.append(bytes.Repeat([]byte{1}, n)))
+		info, err := os.Stat(filepath.Join(dir, "quorum.log"))
+		require.NoError(t, err)
+		require.Equal(t, int64(logBytes), info.Size(), "after %d bytes", n)
+	}
 }

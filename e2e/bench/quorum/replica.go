@@ -170,11 +170,11 @@ func (l *logFile) append(b []byte) error {
 }
 
 func (l *logFile) write(b []byte) error {
-	if l.at+int64(len(b)) > l.size {
-		l.at = 0
-	}
 	for len(b) > 0 {
-		n, err := unix.Pwrite(l.fd, b, l.at)
+		if l.at == l.size {
+			l.at = 0
+		}
+		n, err := unix.Pwrite(l.fd, b[:min(int64(len(b)), l.size-l.at)], l.at) // what a replica that was behind gets may be more than the log
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
