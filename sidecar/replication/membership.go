@@ -63,11 +63,16 @@ func (g *Group) review() {
 	g.process()
 }
 
-// giveLead hands leadership to the voter of some that has most, and tells whether there is one. g.mu is held.
+// giveLead hands leadership to the voter of some that has most, and tells whether there is one. Raft forgets every ten ticks who has answered,
+// so one that has all of the log may be asked although it seems to be silent. g.mu is held.
 func (g *Group) giveLead(may func(id uint64) bool) bool {
 	s, to := g.peers.core.Status(), uint64(0)
 	for _, id := range s.Voters {
-		if peer := s.Peers[id]; id != s.ID && may(id) && peer.Active && !peer.Lagging && (to == 0 || peer.Match > s.Peers[to].Match) {
+		peer, best := s.Peers[id], s.Peers[to]
+		if id == s.ID || !may(id) || peer.Lagging || !peer.Active && peer.Match < s.Last {
+			continue
+		}
+		if to == 0 || peer.Active && !best.Active || peer.Active == best.Active && peer.Match > best.Match {
 			to = id
 		}
 	}
@@ -82,16 +87,18 @@ func (g *Group) giveLead(may func(id uint64) bool) bool {
 // followTicks are between two attempts to have the owner lead.
 const followTicks = 100
 
-// followOwner hands leadership to the owner, if it is a voter elsewhere: every write of its would go to this replica first. g.mu is held.
+// followOwner hands leadership to the owner, if it is a voter elsewhere: every write of its would go to this replica first. Who proposes is
+// there. g.mu is held.
 func (g *Group) followOwner(s *consensus.Status) {
 	p := g.peers
 	owner := p.core.Proposer()
-	if peer := s.Peers[owner]; owner == 0 || owner == s.ID || !slices.Contains(s.Voters, owner) || !peer.Active || peer.Match+near < s.Last {
+	if peer := s.Peers[owner]; owner == 0 || owner == s.ID || !slices.Contains(s.Voters, owner) || peer.Lagging || peer.Match+near < s.Last {
 		return
 	}
 	if p.followed == 0 || p.ticks-p.followed >= followTicks {
 		p.followed = p.ticks
-		g.giveLead(func(id uint64) bool { return id == owner })
+		p.core.Transfer(owner)
+		g.process()
 	}
 }
 
