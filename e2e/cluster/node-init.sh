@@ -109,9 +109,10 @@ nodeStatusUpdateFrequency: 4s
 nodeLeaseDurationSeconds: 8
 syncFrequency: 10s
 volumeStatsAggPeriod: 10s
-evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%, nodefs.inodesFree: 1%}
-imageGCHighThresholdPercent: 99
-imageGCLowThresholdPercent: 98
+# The disk is the machine's: that others fill it is no reason to evict pods. 100: no image is ever removed (there is no registry to get it back from).
+evictionHard: {memory.available: 100Mi, nodefs.available: 50Mi, imagefs.available: 50Mi, nodefs.inodesFree: 0.1%}
+imageGCHighThresholdPercent: 100
+imageGCLowThresholdPercent: 99
 END
 "$state/bin/kubelet" --config=/run/kubelet.yaml --kubeconfig="$pki/kubelet-$name.kubeconfig" --hostname-override="$name" \
 	--node-ip="$address" --root-dir=/var/lib/kubelet --v=2 >>"$state/log/$name-kubelet.log" 2>&1 &
