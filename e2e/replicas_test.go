@@ -118,7 +118,7 @@ func TestNodesFail(t *testing.T) {
 	i.stop()
 	require.NoError(t, os.WriteFile(i.dir+".yaml", []byte(replicated(0)), 0o644))
 	i.again()
-	require.Len(t, i.status().Pods, 3, "keepers")
+	require.Eventually(t, func() bool { return len(i.status().Pods) == 3 }, startLimit, 20*time.Millisecond, "keepers: %s", i.out) // one after another
 	i.stop()
 	require.NoError(t, os.WriteFile(i.dir+".yaml", []byte(replicated(1)), 0o644))
 	i.again()
