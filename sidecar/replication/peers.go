@@ -42,6 +42,8 @@ type PeersConfig struct {
 	Force bool
 	// FillRate bounds the bytes a second at which absent content is filled in the background; 0 means 200 MiB.
 	FillRate int64
+	// LogBytes of payloads are kept in memory for peers that are away, four times as much for those that are there and lag; 0 means 16 MiB.
+	LogBytes int64
 	// Committed is told of every entry that the group has committed, in order, with its record (nil: an entry of Raft's own). It must not
 	// call the group. For simulations; may be nil.
 	Committed func(index record.Index, term uint64, r *record.Record)
@@ -49,11 +51,11 @@ type PeersConfig struct {
 	Tick time.Duration
 }
 
-// logBytes of payloads are kept in memory for peers that lag; who needs more is caught up by a copy of the state.
+// logBytes of payloads are kept in memory for peers that are away (PeersConfig.LogBytes); who needs more is caught up by a copy of the state.
 const logBytes = 16 << 20
 
-// tableBytes of payloads are as much as a replica takes that cannot write or apply them.
-const tableBytes = 4 * logBytes
+// tableLogs times as much is kept for peers that are there and lag, and is as much as a replica takes that cannot write or apply it.
+const tableLogs = 4
 
 // askTicks after nobody has fetched the state, those who were told to are told again.
 const askTicks = 100
@@ -163,7 +165,7 @@ func (g *Group) receive(m consensus.Message, records []*item) (owes bool) {
 		return false
 	}
 	p := g.peers
-	if len(records) > 0 && p.bytes > tableBytes {
+	if len(records) > 0 && g.full() {
 		return false // this replica is slower than the others: it gets them again
 	}
 	for _, it := range records {
@@ -530,11 +532,24 @@ func (g *Group) forgetApplied(items []item) {
 			}
 		}
 	}
+	if g.full() {
+		return
+	}
 	most := len(p.core.Entries())
-	if p.bytes > logBytes {
+	if p.bytes > p.cfg.LogBytes {
 		most /= 2
 	}
 	g.forgetLog(func() { p.core.Compact(uint64(g.applied), most) })
+}
+
+// full tells that the table has no room for more. What is applied makes room first, whoever lacks it: where it stayed, a group of which one
+// is being caught up would take nothing more, so that nothing is applied, and nothing ever forgotten. g.mu is held.
+func (g *Group) full() bool {
+	p := g.peers
+	if p.bytes > tableLogs*p.cfg.LogBytes {
+		g.forgetLog(func() { p.core.Forget(uint64(g.applied)) })
+	}
+	return p.bytes > tableLogs*p.cfg.LogBytes
 }
 
 // forgetLog forgets the records of what compact takes out of the log in memory. g.mu is held.

@@ -41,6 +41,8 @@ type trio struct {
 	filled map[uint64]bool
 	copies int           // 0: three
 	tick   time.Duration // 0: 10 ms
+	log    int64         // bytes of the log that are kept for those who are away; 0: 16 MiB
+	slow   chan struct{} // bulk requests are answered when it is closed; nil: at once
 }
 
 // node is a replica of a trio.
@@ -116,7 +118,7 @@ func (n *node) tryStart(founders []uint64) error {
 	require.NoError(t, err)
 	inbox := make(chan func(*replication.Group), 4096)
 	peers := &replication.PeersConfig{Founders: founders, Tick: cmp.Or(n.trio.tick, 10*time.Millisecond), Send: n.send, Fetch: n.fetch, Members: n.trio.members, Copies: n.trio.wanted,
-		Changed: n.trio.changed}
+		Changed: n.trio.changed, LogBytes: n.trio.log}
 	if n.alone {
 		peers = nil
 	}
@@ -189,9 +191,17 @@ func (n *node) fetch(ctx context.Context, from uint64, request []byte) (io.ReadC
 	if peer == nil || peer.group == nil || c.cut[[2]uint64{n.id, from}] {
 		return nil, fmt.Errorf("%d does not answer", from)
 	}
-	g := peer.group
+	g, slow := peer.group, c.slow
 	r, w := io.Pipe()
-	go func() { _ = w.CloseWithError(g.Bulk(ctx, request, w)) }()
+	go func() {
+		if slow != nil {
+			select {
+			case <-slow:
+			case <-ctx.Done():
+			}
+		}
+		_ = w.CloseWithError(g.Bulk(ctx, request, w))
+	}()
 	return r, nil
 }
 

@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -42,6 +43,7 @@ func (g *Group) replayPeers() error {
 	}
 	p := &peers{cfg: *g.cfg.Peers, table: map[record.Name]*item{}, at: map[uint64]journal.LSN{}, install: make(chan *pb.Message, 1), using: map[int]context.CancelFunc{},
 		fetching: map[fetched]chan struct{}{}, flights: map[uint64][]flight{}, placedAt: map[record.BlobID]uint64{}, durableCommit: h.hard.Commit}
+	p.cfg.LogBytes = cmp.Or(p.cfg.LogBytes, logBytes)
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	kept := g.disk.journal.End()
 	for i := range log {

@@ -472,24 +472,26 @@ func (c *Core) Restore(at State) error {
 }
 
 // Compact forgets the log up to an index that is applied, as far as no peer needs it. most bounds how many entries are kept for peers that
-// lag, or are away; one that is being caught up holds what it will need next.
+// are away. One that is there and lags, or is being caught up, holds what it will need next, until somebody calls Forget.
 func (c *Core) Compact(applied uint64, most int) {
-	lag, hold := applied, applied
+	away, there := applied, applied
 	if c.leads {
 		c.raw.WithProgress(func(id uint64, _ raft.ProgressType, p raftProgress) {
 			switch {
 			case id == c.id || p.State == tracker.StateSnapshot && !p.RecentActive:
 			case p.State == tracker.StateSnapshot:
-				hold = min(hold, p.PendingSnapshot)
+				there = min(there, p.PendingSnapshot)
+			case p.RecentActive:
+				there = min(there, p.Match)
 			default:
-				lag = min(lag, p.Match)
+				away = min(away, p.Match)
 			}
 		})
 	}
 	if last := c.log.last(); last > uint64(most) {
-		lag = max(lag, min(applied, last-uint64(most)))
+		away = max(away, min(applied, last-uint64(most)))
 	}
-	c.Forget(min(lag, hold))
+	c.Forget(min(away, there))
 }
 
 // Forget drops the log up to an index that is applied, whoever needs it: what is in it cannot be sent any more.

@@ -1,0 +1,55 @@
+package replication_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/remora-storage/remora/sidecar/replication"
+)
+
+// TestOneIsCaughtUpForLong: what is kept for a replica that is being caught up is bounded, and a leader whose bound is reached goes on with
+// the others. It once took nothing more from an owner elsewhere, so that nothing was applied, and nothing ever forgotten.
+func TestOneIsCaughtUpForLong(t *testing.T) {
+	c := newTrio(t)
+	c.log = 32 << 10
+	for id := range uint64(3) {
+		c.object = append(c.object, replication.Member{ID: id + 1, Role: replication.Voter})
+	}
+	for _, m := range c.object {
+		c.add(m.ID, []uint64{1, 2, 3})
+	}
+	c.nodes[1].own(true)
+	c.nodes[1].file("first", 1000)
+	c.mu.Lock()
+	c.object = append(c.object, replication.Member{ID: 4, Role: replication.Learner})
+	c.mu.Unlock()
+	o := c.add(4, nil) // an owner that cannot lead
+	o.own(false)
+	c.nodes[3].crash()
+	for i := range 40 {
+		o.file(fmt.Sprintf("away-%d", i), 4000)
+	}
+	slow := make(chan struct{})
+	c.mu.Lock()
+	c.slow = slow
+	c.mu.Unlock()
+	c.nodes[3].start(nil)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range 120 {
+			o.file(fmt.Sprintf("there-%d", i), 4000)
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(time.Minute):
+		close(slow)
+		require.FailNow(t, "the group stands still", "%+v", o.group.Status().Group)
+	}
+	close(slow)
+	c.agree()
+}
