@@ -11,7 +11,7 @@ import (
 
 // TestPlantedInGroups plants bugs in the code of groups, one at a time, and the simulation must find each within 1,000 seeds.
 func TestPlantedInGroups(t *testing.T) {
-	const core, consensus, dir, record = "sidecar/replication/", "sidecar/replication/consensus/", "sidecar/replication/diskdir/", "cachefs/record/"
+	const core, consensus, record = "sidecar/replication/", "sidecar/replication/consensus/", "cachefs/record/"
 	const unfenced = "\treturn g.peers != nil && g.owner.Epoch != 0 && g.core.acceptance.Epoch > g.owner.Epoch\n"
 	for _, bug := range []struct {
 		name  string
@@ -56,8 +56,6 @@ func TestPlantedInGroups(t *testing.T) {
 			{core + "entries.go", "\tif w.Hard != nil {\n", "\tif false {\n"}}},
 		{"a checkpoint gives back journal that the log needs", []edit{
 			{core + "apply.go", "\t\tkept = g.peers.needs(kept)\n", ""}}},
-		{"a replica without members takes itself for a group of one", []edit{
-			{dir + "diskdir.go", "`json:\"members,omitzero\"`", "`json:\"members,omitempty\"`"}}},
 		{"what a copy of the state has replaced stays in the log", []edit{
 			{core + "catchup.go", "\thas := g.has(index, term)\n", "\thas := g.has(index, term) || true\n"}}},
 	} {
