@@ -16,3 +16,10 @@ func NextChange(want []Member, voters, learners []uint64, copies int) string {
 	}
 	return strings.Join(text, " ")
 }
+
+// BoundTable has the replica take fewer bytes of records from others.
+func (g *Group) BoundTable(bytes int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.peers.tableBytes = bytes
+}

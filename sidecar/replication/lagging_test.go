@@ -21,6 +21,9 @@ func TestOneIsCaughtUpForLong(t *testing.T) {
 	for _, m := range c.object {
 		c.add(m.ID, []uint64{1, 2, 3})
 	}
+	for id := range uint64(2) {
+		c.nodes[id+1].group.BoundTable(128 << 10)
+	}
 	c.nodes[1].own(true)
 	c.nodes[1].file("first", 1000)
 	c.mu.Lock()

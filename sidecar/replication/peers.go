@@ -54,8 +54,11 @@ type PeersConfig struct {
 // logBytes of payloads are kept in memory for peers that are away (PeersConfig.LogBytes); who needs more is caught up by a copy of the state.
 const logBytes = 16 << 20
 
-// tableLogs times as much is kept for peers that are there and lag, and is as much as a replica takes that cannot write or apply it.
+// tableLogs times as much is kept for peers that are there and lag.
 const tableLogs = 4
+
+// tableBytes of payloads are as much as a replica takes that cannot write or apply them: more than an owner may have unaccepted.
+const tableBytes = tableLogs * logBytes
 
 // askTicks after nobody has fetched the state, those who were told to are told again.
 const askTicks = 100
@@ -65,17 +68,19 @@ const patience = 20
 
 // peers is what a group of several has beside one of one. Guarded by Group.mu.
 type peers struct {
-	cfg      PeersConfig
-	core     *consensus.Core
-	table    map[record.Name]*item  // the records of the log in memory, and of the owner's stream
-	bytes    int64                  // of them
-	backlog  []consensus.Write      // not in the journal yet: it has no space
-	pending  []pending              // in the journal, not synced
-	at       map[uint64]journal.LSN // from where on the journal is needed for an index that is not applied
-	fenced   error
-	lost     int // answered records that were discarded
-	install  chan *pb.Message
-	changing uint64 // index of the change of members that was proposed last
+	cfg   PeersConfig
+	core  *consensus.Core
+	table map[record.Name]*item // the records of the log in memory, and of the owner's stream
+	bytes int64                 // of them
+	// tableBytes bounds what is taken from others.
+	tableBytes int64
+	backlog    []consensus.Write      // not in the journal yet: it has no space
+	pending    []pending              // in the journal, not synced
+	at         map[uint64]journal.LSN // from where on the journal is needed for an index that is not applied
+	fenced     error
+	lost       int // answered records that were discarded
+	install    chan *pb.Message
+	changing   uint64 // index of the change of members that was proposed last
 	// confirming is the entry that makes the newest change of members known to the members.
 	confirming confirmation
 	ticks      int
@@ -165,7 +170,7 @@ func (g *Group) receive(m consensus.Message, records []*item) (owes bool) {
 		return false
 	}
 	p := g.peers
-	if len(records) > 0 && g.full() {
+	if len(records) > 0 && p.bytes > p.tableBytes && g.forgetAll() > p.tableBytes {
 		return false // this replica is slower than the others: it gets them again
 	}
 	for _, it := range records {
@@ -532,7 +537,8 @@ func (g *Group) forgetApplied(items []item) {
 			}
 		}
 	}
-	if g.full() {
+	if p.bytes > tableLogs*p.cfg.LogBytes {
+		g.forgetAll()
 		return
 	}
 	most := len(p.core.Entries())
@@ -542,14 +548,12 @@ func (g *Group) forgetApplied(items []item) {
 	g.forgetLog(func() { p.core.Compact(uint64(g.applied), most) })
 }
 
-// full tells that the table has no room for more. What is applied makes room first, whoever lacks it: where it stayed, a group of which one
-// is being caught up would take nothing more, so that nothing is applied, and nothing ever forgotten. g.mu is held.
-func (g *Group) full() bool {
-	p := g.peers
-	if p.bytes > tableLogs*p.cfg.LogBytes {
-		g.forgetLog(func() { p.core.Forget(uint64(g.applied)) })
-	}
-	return p.bytes > tableLogs*p.cfg.LogBytes
+// forgetAll forgets what is applied, whoever lacks it, and returns how many bytes are left in the table. Where it stayed, a group of which
+// one replica is being caught up would come to a table that takes nothing more; so nothing would be applied, and nothing ever forgotten.
+// g.mu is held.
+func (g *Group) forgetAll() int64 {
+	g.forgetLog(func() { g.peers.core.Forget(uint64(g.applied)) })
+	return g.peers.bytes
 }
 
 // forgetLog forgets the records of what compact takes out of the log in memory. g.mu is held.

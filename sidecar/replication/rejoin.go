@@ -41,7 +41,7 @@ func (g *Group) replayPeers() error {
 	if err != nil {
 		return fmt.Errorf("replay: %w", err)
 	}
-	p := &peers{cfg: *g.cfg.Peers, table: map[record.Name]*item{}, at: map[uint64]journal.LSN{}, install: make(chan *pb.Message, 1), using: map[int]context.CancelFunc{},
+	p := &peers{cfg: *g.cfg.Peers, tableBytes: tableBytes, table: map[record.Name]*item{}, at: map[uint64]journal.LSN{}, install: make(chan *pb.Message, 1), using: map[int]context.CancelFunc{},
 		fetching: map[fetched]chan struct{}{}, flights: map[uint64][]flight{}, placedAt: map[record.BlobID]uint64{}, durableCommit: h.hard.Commit}
 	p.cfg.LogBytes = cmp.Or(p.cfg.LogBytes, logBytes)
 	p.ctx, p.stop = context.WithCancel(context.Background())

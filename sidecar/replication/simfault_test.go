@@ -20,7 +20,8 @@ type simPlan struct {
 	writeEvery, impatience      time.Duration
 	fsync                       float64
 	loss, repeat, late          float64
-	reorder, exchange           bool // of replicas
+	reorder, exchange           bool  // of replicas
+	logBytes                    int64 // PeersConfig.LogBytes
 	kinds                       []string
 	key                         []byte
 	checkpointBytes, placeBytes int64

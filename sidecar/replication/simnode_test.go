@@ -205,7 +205,7 @@ func (l *simLife) open() error {
 	if err != nil {
 		return err
 	}
-	peers := &PeersConfig{Tick: -1, Send: l.send, Committed: l.committed, Fetch: l.fetch}
+	peers := &PeersConfig{Tick: -1, Send: l.send, Committed: l.committed, Fetch: l.fetch, LogBytes: s.plan.logBytes}
 	if s.plan.exchange {
 		peers.Members, peers.Copies, peers.Changed = s.members, func() int { return s.plan.nodes }, l.changed
 	}
