@@ -62,11 +62,14 @@ func Run(ctx context.Context, cfg Config) error {
 	n.metrics = newMetrics(n)
 	n.background.Go(func() { n.watch(socketsCtx) })
 	n.background.Go(func() { n.tellAll(socketsCtx) })
-	n.background.Go(func() { n.obey(ctx) })
+	obeying, stopObeying := context.WithCancel(ctx)
+	defer stopObeying()
+	n.background.Go(func() { n.obey(obeying) })
 	if err := n.recover(); err != nil {
 		return err
 	}
 	err = n.answer(ctx)
+	stopObeying()
 	if err == nil {
 		n.linger()
 	}

@@ -112,9 +112,11 @@ func (g *Group) catchUp(ctx context.Context) error {
 	if done, err := g.empty(in.Position()); done || err != nil {
 		return err
 	}
-	// From here on there is no way back but forward.
 	g.applying.Lock()
 	defer g.applying.Unlock()
+	if g.overtook(in.Position()) {
+		return nil
+	}
 	if err := g.install(in, state); err != nil {
 		return err
 	}
@@ -200,6 +202,9 @@ func (g *Group) empty(at store.Checkpoint) (done bool, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
+	case g.hollow.Load() && at.Index < g.applied:
+		// What was applied to the store that is gone does not come out of Raft again. A leader comes that far, too.
+		return false, fmt.Errorf("the leader's state at index %d is older than what this replica had applied, %d", at.Index, g.applied)
 	case g.hollow.Load():
 		return false, nil
 	case at.Index <= g.applied:
@@ -212,7 +217,20 @@ func (g *Group) empty(at store.Checkpoint) (done bool, err error) {
 	return false, nil
 }
 
-// install replaces the store. g.applying is held.
+// overtook tells that what was being applied when the replica became hollow has come as far as the state. g.applying is held.
+func (g *Group) overtook(at store.Checkpoint) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.Store() == nil || g.cfg.Replica.GroupState().Installing || at.Index > g.applied {
+		return false
+	}
+	g.hollow.Store(false)
+	g.work.Broadcast()
+	g.changed.Broadcast()
+	return true
+}
+
+// install replaces the store. From its first save on there is no way back but forward. g.applying is held.
 func (g *Group) install(in *store.SnapshotReader, to consensus.State) error {
 	at, replica := in.Position(), g.cfg.Replica
 	if !replica.GroupState().Installing {

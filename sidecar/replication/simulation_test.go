@@ -357,4 +357,4 @@ func TestSimulationAgain(t *testing.T) {
 }
 
 // simMended are seeds that found something: 360 to 5077 on 2026-11-22 in the morning, the others in the second session of that day.
-var simMended = []uint64{360, 539, 5077, 11308, 12133, 12262, 12469, 12987, 13309, 13520, 13655, 22120, 38080, 70089, 71580}
+var simMended = []uint64{360, 539, 5077, 11308, 12133, 12262, 12469, 12987, 13309, 13520, 13655, 22120, 38080, 70089, 71580, 201054}
