@@ -221,7 +221,7 @@ func (g *Group) empty(at store.Checkpoint) (done bool, err error) {
 func (g *Group) overtook(at store.Checkpoint) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.Store() == nil || g.cfg.Replica.GroupState().Installing || at.Index > g.applied {
+	if g.store == nil || g.cfg.Replica.GroupState().Installing || at.Index > g.applied {
 		return false
 	}
 	g.hollow.Store(false)
