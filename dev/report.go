@@ -117,6 +117,10 @@ func (p *pod) reportVolume(ctx context.Context, name, silent string) status.Volu
 	v, known := p.lastWord(name)
 	if !known {
 		v, known = p.expected(ctx, name)
+	} else if len(v.Replicas) == 0 { // the sidecar has not read the object yet
+		state := v.State
+		v, _ = p.expected(ctx, name)
+		v.State = state
 	}
 	if known && silent != "" && v.State != status.MajorityLost {
 		v.State = silent

@@ -291,7 +291,12 @@ func (g *Group) BeginEpoch(ctx context.Context, owner *record.Record) error {
 	if a := g.Acceptance(); a.Epoch != owner.Name.Epoch {
 		return fmt.Errorf("epoch %d is refused: the log is at epoch %d", owner.Name.Epoch, a.Epoch)
 	}
-	return nil
+	if g.peers == nil {
+		return nil
+	}
+	g.applying.Lock() // the journal behind the checkpoint can be opened from here on, whatever becomes of the metadata
+	defer g.applying.Unlock()
+	return g.keepSalts(owner.Muts...)
 }
 
 // OnApplied names who is told which records the store has.

@@ -29,19 +29,26 @@ const (
 func (g *Group) saltFile() string { return filepath.Join(g.cfg.Replica.Path(), "salts") }
 
 // keepSalts writes the salts that the store has, durably, unless the file has them.
-func (g *Group) keepSalts() error {
+func (g *Group) keepSalts(coming ...record.Mutation) error {
 	s := g.Store()
 	if s == nil || g.cfg.Keys == nil {
 		return nil
 	}
-	b := []byte(saltMagic)
+	b, last := []byte(saltMagic), uint32(0)
 	err := s.Scan(meta.SaltKey(0), append(meta.SaltKey(math.MaxUint32), 0), func(k, v []byte) error {
 		if len(k) == 5 && len(v) == 8+seal.SaltSize {
 			b = binary.LittleEndian.AppendUint32(b, binary.BigEndian.Uint32(k[1:]))
 			b = append(b, v[8:]...)
+			last = binary.BigEndian.Uint32(k[1:])
 		}
 		return nil
 	})
+	for _, m := range coming { // accepted, and perhaps not applied
+		if len(m.Key) == 5 && len(m.Value) == 8+seal.SaltSize && bytes.HasPrefix(m.Key, meta.SaltKey(0)[:1]) && binary.BigEndian.Uint32(m.Key[1:]) > last {
+			b = binary.LittleEndian.AppendUint32(b, binary.BigEndian.Uint32(m.Key[1:]))
+			b = append(b, m.Value[8:]...)
+		}
+	}
 	if err != nil {
 		return err
 	}
