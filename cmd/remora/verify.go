@@ -66,12 +66,29 @@ func writeVerdict(w io.Writer, v *dev.Verdict, output string) error {
 		}
 		fmt.Fprintln(w)
 	}
-	verdict := "the replicas are the same"
-	if !v.Same {
-		verdict = "NOT the same"
-	}
-	_, err := fmt.Fprintf(w, "%d replicas: %s\n", len(v.Replicas), verdict)
+	_, err := fmt.Fprintf(w, "%d replicas: %s\n", len(v.Replicas), verdict(v))
 	return err
+}
+
+// verdict tells replicas that differ from those that have not answered: one that is just being replaced is nothing to be afraid of.
+func verdict(v *dev.Verdict) string {
+	if v.Same {
+		return "the replicas are the same"
+	}
+	answers, digests := 0, map[string]bool{}
+	for _, r := range v.Replicas {
+		if r.Err == "" && r.Digest != "" {
+			answers++
+			digests[r.Digest] = true
+		}
+	}
+	switch {
+	case len(digests) > 1:
+		return "NOT the same"
+	case answers > 1:
+		return fmt.Sprintf("only %d have answered, and those are the same", answers)
+	}
+	return fmt.Sprintf("only %d answered: there is nothing to compare", answers)
 }
 
 func orNone(digest string) string {
