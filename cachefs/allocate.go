@@ -24,7 +24,7 @@ const (
 // Fallocate changes how a range is stored. Nothing is reserved: a plain allocation only sets the size, after a look whether the
 // volume and the disk have room for it.
 func (fs *FS) Fallocate(caller *Caller, ino meta.Ino, mode uint32, off, n uint64) error {
-	for f := (fetcher{fs: fs}); ; {
+	for f := (fetcher{fs: fs, io: caller.IO}); ; {
 		err := fs.fallocate(caller, ino, mode, off, n)
 		if err != nil {
 			if err = f.fetch(err); err == nil {

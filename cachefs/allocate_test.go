@@ -101,7 +101,7 @@ func TestPunchTheLargestFile(t *testing.T) {
 	require.NoError(t, fs.Fallocate(&Caller{}, a.Ino, FallocPunchHole|FallocKeepSize, 2, MaxFileSize-3))
 	require.Len(t, log.kept, n+1)
 	got := make([]byte, 4)
-	_, err = fs.Read(a.Ino, 0, got)
+	_, err = fs.Read(&Caller{}, a.Ino, 0, got)
 	require.NoError(t, err)
 	require.Equal(t, "so\x00\x00", string(got))
 	data, err := fs.Seek(a.Ino, 4096, SeekData)

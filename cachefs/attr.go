@@ -34,7 +34,7 @@ type SetAttr struct {
 
 // SetAttr changes attributes. Truncation to a smaller size frees what is behind it.
 func (fs *FS) SetAttr(caller *Caller, ino meta.Ino, s SetAttr) (Attr, error) {
-	for f := (fetcher{fs: fs}); ; {
+	for f := (fetcher{fs: fs, io: caller.IO}); ; {
 		a, err := fs.setAttr(caller, ino, s)
 		if err != nil {
 			if err = f.fetch(err); err == nil {

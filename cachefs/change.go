@@ -27,6 +27,7 @@ type change struct {
 	rec      *record.Record
 	counters meta.Counters
 	now      meta.Time
+	began    int64 // by telemetry's clock
 	inodes   []inodeChange
 	chunks   []chunkChange
 	names    []nameChange
@@ -54,7 +55,7 @@ type chunkChange struct {
 func (fs *FS) begin(caller *Caller) *change {
 	t := fs.cfg.Now()
 	return &change{
-		fs: fs, caller: caller, counters: fs.counters, now: meta.TimeOf(t),
+		fs: fs, caller: caller, counters: fs.counters, now: meta.TimeOf(t), began: caller.IO.Began(),
 		rec: &record.Record{Header: record.Header{
 			Kind:    record.Change,
 			Name:    record.Name{Epoch: fs.cfg.Epoch, Incarnation: fs.cfg.Incarnation, Seq: fs.seq + 1},
@@ -131,6 +132,7 @@ func (c *change) commit(answer []byte) error {
 		return err
 	}
 	start := telemetry.Now()
+	c.caller.IO.Stage(telemetry.StageOverlay, c.began, start)
 	err := fs.cfg.Log.Append(c.rec, c.caller.IO.Ref())
 	c.caller.IO.Stage(telemetry.StageJournal, start, telemetry.Now())
 	c.caller.IO.Record(uint64(c.rec.Name.Epoch), uint64(c.rec.Name.Seq))

@@ -17,7 +17,7 @@ const maxHole = chunksPerRecord * record.ChunkSize
 //
 // The source is read before the destination is locked: who writes to it meanwhile finds his bytes copied or not, as with read and write.
 func (fs *FS) CopyRange(caller *Caller, from meta.Ino, off uint64, to meta.Ino, toOff, n uint64) (int, error) {
-	for f := (fetcher{fs: fs}); ; {
+	for f := (fetcher{fs: fs, io: caller.IO}); ; {
 		done, err := fs.copyRange(caller, from, off, to, toOff, n)
 		if err != nil {
 			if err = f.fetch(err); err == nil {

@@ -18,7 +18,7 @@ func content(t *testing.T, fs *FS, ino meta.Ino) []byte {
 	in, err := fs.Attr(ino)
 	require.NoError(t, err)
 	b := make([]byte, in.Size)
-	_, err = fs.Read(ino, 0, b)
+	_, err = fs.Read(&Caller{}, ino, 0, b)
 	require.NoError(t, err)
 	return b
 }

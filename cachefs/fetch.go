@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/remora-storage/remora/cachefs/store"
+	"github.com/remora-storage/remora/telemetry"
 )
 
 // lackError: blocks of a chunk cannot be read from the state, because they are not here, or bad.
@@ -39,6 +40,7 @@ const fetchTries = 3
 // nothing by then, or what it may do twice. It lets go of all locks first: what is fetched takes its time, and Apply goes on meanwhile.
 type fetcher struct {
 	fs    *FS
+	io    *telemetry.IO
 	tries map[fetchedAt]int
 }
 
@@ -60,7 +62,10 @@ func (f *fetcher) fetch(err error) error {
 	if f.tries[at]++; f.tries[at] > fetchTries {
 		return err
 	}
-	if why := f.fs.cfg.Source.Fetch(f.fs.fetches, lack.id.ino, lack.id.index, lack.first, lack.count); why != nil {
+	start := telemetry.Now()
+	why := f.fs.cfg.Source.Fetch(f.fs.fetches, lack.id.ino, lack.id.index, lack.first, lack.count)
+	f.io.Stage(telemetry.StageFetch, start, telemetry.Now())
+	if why != nil {
 		return errors.Join(err, fmt.Errorf("no copy to be had: %w", why))
 	}
 	return nil

@@ -189,7 +189,7 @@ func (f *modelFile) step(fs *FS, r *rand.Rand, noise *rand.ChaCha8) error {
 func (f *modelFile) check(t *testing.T, fs *FS) {
 	t.Helper()
 	got := make([]byte, modelSize)
-	n, err := fs.Read(f.ino, 0, got)
+	n, err := fs.Read(&Caller{}, f.ino, 0, got)
 	require.NoError(t, err)
 	require.Equal(t, len(f.want), n)
 	if bytes.Equal(f.want, got[:n]) {

@@ -10,8 +10,8 @@ import (
 )
 
 // Read reads into dst from off and returns how much there was before the end of the file. dst beyond that may be overwritten.
-func (fs *FS) Read(ino meta.Ino, off uint64, dst []byte) (int, error) {
-	for f := (fetcher{fs: fs}); ; {
+func (fs *FS) Read(caller *Caller, ino meta.Ino, off uint64, dst []byte) (int, error) {
+	for f := (fetcher{fs: fs, io: caller.IO}); ; {
 		n, err := fs.read(ino, off, dst)
 		if err != nil {
 			if err = f.fetch(err); err == nil {

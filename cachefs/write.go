@@ -11,7 +11,7 @@ import (
 // Write writes data at off, as one record, and returns how much it wrote: less than all where the volume has no room for the rest, or a
 // file cannot be longer. It is done with data when it returns.
 func (fs *FS) Write(caller *Caller, ino meta.Ino, off uint64, data []byte, killSuidgid bool) (int, error) {
-	for f := (fetcher{fs: fs}); ; {
+	for f := (fetcher{fs: fs, io: caller.IO}); ; {
 		n, err := fs.write(caller, ino, off, data, killSuidgid, len(data))
 		if err != nil {
 			if err = f.fetch(err); err == nil {

@@ -22,6 +22,8 @@ type span struct {
 	SpanID       string
 	ParentSpanID string
 	Name         string
+	Start        string `json:"startTimeUnixNano"`
+	End          string `json:"endTimeUnixNano"`
 	Attributes   []struct {
 		Key   string
 		Value struct{ StringValue, IntValue string }
@@ -42,6 +44,17 @@ func (s span) number(t *testing.T, key string) int {
 	t.Helper()
 	n, err := strconv.Atoi(s.attribute(key))
 	require.NoError(t, err, "%s of %s", key, s.Name)
+	return n
+}
+
+func (s span) nanoseconds(t *testing.T, which string) int64 {
+	t.Helper()
+	text := s.Start
+	if which == "end" {
+		text = s.End
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	require.NoError(t, err)
 	return n
 }
 
@@ -67,6 +80,7 @@ func TestSpansOfOneWrite(t *testing.T) {
 	require.Equal(t, "data-db-0", write.attribute("remora.volume"))
 	require.Equal(t, 8192, write.number(t, "remora.io.offset"))
 	require.Equal(t, 4096, write.number(t, "remora.io.size"))
+	require.NotNil(t, child(write, "overlay"), "fuse.write has no child overlay")
 	require.NotNil(t, child(write, "journal"), "fuse.write has no child journal")
 
 	fsync := find(spans, func(s span) bool { return s.Name == "fuse.fsync" && s.attribute("file.inode") == inode })
@@ -77,6 +91,38 @@ func TestSpansOfOneWrite(t *testing.T) {
 	require.Equal(t, "group_commit", commit.Name)
 	require.GreaterOrEqual(t, commit.number(t, "remora.commit.last_seq"), write.number(t, "remora.seq"))
 
+	balance(t, i)
+}
+
+// TestSpansOfReplicas finds, below the group commit of a write to a volume with three copies, the sync here, and each other replica with what
+// it did with its time.
+func TestSpansOfReplicas(t *testing.T) {
+	t.Parallel()
+	i := threeCopies(t)
+	// The last of the three answers when the commit is over: it needs two, of which one is here. So both others are not in one commit for sure.
+	peers := map[string]bool{}
+	for attempt := 0; len(peers) < 2 && attempt < 100; attempt++ {
+		i.worker("", "writesync", filepath.Join(i.mount("db-0"), "file"+strconv.Itoa(attempt))).run(time.Minute)
+		time.Sleep(100 * time.Millisecond)
+		spans := readSpans(t, filepath.Join(i.dir, "traces", "db-0.jsonl"))
+		for n := range spans {
+			s := &spans[n]
+			if s.Name != "replicate" {
+				continue
+			}
+			commit := find(spans, func(o span) bool { return o.SpanID == s.ParentSpanID && o.TraceID == s.TraceID })
+			require.NotNil(t, commit, "a span of a replica has no parent")
+			require.Equal(t, "group_commit", commit.Name)
+			for _, stage := range []string{"queue", "journal"} {
+				child := find(spans, func(o span) bool { return o.Name == stage && o.ParentSpanID == s.SpanID && o.TraceID == s.TraceID })
+				require.NotNil(t, child, "replicate has no child %s", stage)
+				require.GreaterOrEqual(t, child.nanoseconds(t, "start"), s.nanoseconds(t, "start"))
+				require.LessOrEqual(t, child.nanoseconds(t, "end"), s.nanoseconds(t, "end"))
+			}
+			peers[s.attribute("remora.peer")] = true
+		}
+	}
+	require.Len(t, peers, 2)
 	balance(t, i)
 }
 

@@ -61,6 +61,25 @@ func (io *IO) Stage(s Stage, start, end int64) {
 	rec.stages++
 }
 
+// Began adds the child "queue" from the end of the newest stage, or the request's beginning, to now, if that is worth telling, and returns now.
+func (io *IO) Began() int64 {
+	if io == nil {
+		return 0
+	}
+	rec := &io.rec
+	now, since := io.v.r.now(), rec.start
+	if n := rec.stages; n > 0 {
+		since = rec.stageEnd[n-1]
+	}
+	if now-since >= queueWorthTelling {
+		io.Stage(StageQueue, since, now)
+	}
+	return now
+}
+
+// queueWorthTelling, in nanoseconds, is more than it takes to look into a request.
+const queueWorthTelling = 20_000
+
 // Link says that another span did work for this request, such as the group commit that served an fsync. Two are kept;
 // OTLP's dropped_links_count tells of more.
 func (io *IO) Link(ref SpanRef) {

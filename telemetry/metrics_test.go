@@ -67,7 +67,7 @@ func TestNilRecordsNothing(t *testing.T) {
 	require.Nil(t, io)
 	io.SetRange(1, 2)
 	io.SetInode(1)
-	io.Stage(telemetry.StageRead, 1, 2)
+	io.Stage(telemetry.StageFetch, 1, 2)
 	io.Link(telemetry.SpanRef{})
 	io.Record(1, 2)
 	require.True(t, io.Ref().IsZero())

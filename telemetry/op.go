@@ -143,25 +143,19 @@ func errnoName(errno int32) string {
 // Stage is a part of a request that becomes a child span named by its String.
 type Stage uint8
 
-// The stages. A cache miss, a peer and the bucket get their own with the issues that bring them.
+// The stages. The bucket gets its own with the issue that brings it.
 const (
 	StageOther   Stage = iota
-	StageOverlay       // the record was made and put in the overlay
-	StageJournal       // its payload was written to the journal, unsynced
+	StageQueue         // waited before it could begin: for room, or for other changes
+	StageOverlay       // the record was made
+	StageJournal       // its payload was written to the journal, unsynced; of a replica's answer: the sync of its journal
 	StageCommit        // waited for acceptance: the group commit that the request links to
-	StageApply         // waited for the applier
-	StageRead          // read blocks from overlay, store and arena
-	StageQueue         // waited for room: more unaccepted bytes than the bound
-	StagePeer          // one peer
-	StageFetch         // fetched a blob that is not on this node
-	StageBucket        // one request to the bucket
+	StageFetch         // fetched content that is not on this node
 	numStages
 )
 
 var stageNames = [numStages]string{
-	StageOther: "other", StageOverlay: "overlay", StageJournal: "journal", StageCommit: "commit",
-	StageApply: "apply", StageRead: "read", StageQueue: "queue", StagePeer: "peer", StageFetch: "fetch",
-	StageBucket: "bucket",
+	StageOther: "other", StageQueue: "queue", StageOverlay: "overlay", StageJournal: "journal", StageCommit: "commit", StageFetch: "fetch",
 }
 
 // String is the name of the child span: "journal".

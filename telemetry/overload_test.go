@@ -150,7 +150,7 @@ func TestTooManyStagesAndLinks(t *testing.T) {
 	commit := v.Commit(1, 2, 1, 1, 1, 1, nil)
 	io := v.Begin(telemetry.OpRead, 1, 1)
 	for range 10 {
-		io.Stage(telemetry.StageRead, 1, 2)
+		io.Stage(telemetry.StageFetch, 1, 2)
 		io.Link(commit)
 	}
 	io.End(0)

@@ -76,15 +76,30 @@ func (v *VolumeRecorder) Accepted(parent SpanRef, start, end int64, epoch, seq u
 	v.submit(&rec, false)
 }
 
-// Part adds a child to a group commit: the sync of the journal here (peer 0), or the time from sending to a peer to its answer that it has
-// synced its own. It does nothing for a zero commit.
-func (v *VolumeRecorder) Part(commit SpanRef, peer uint64, start, end int64) {
+// Part is a piece of the time that a group commit took: the sync of the journal here (Peer 0), or from sending to a peer to its answer that it
+// has synced its own. Start and End are of the clock Now.
+type Part struct {
+	Peer       uint64
+	Start, End int64
+	// Of this, the records waited at the peer for its sync, and the sync took so long, in nanoseconds. Synced 0: not known.
+	Waited, Synced int64
+}
+
+// Part adds a child to a group commit, with what the peer did as its children: in the middle, since nobody knows how much of the rest was the
+// way there and how much the way back. It does nothing for a zero commit.
+func (v *VolumeRecorder) Part(commit SpanRef, p Part) {
 	if v == nil || commit.IsZero() {
 		return
 	}
 	rec := record{
-		kind: kindPart, ref: SpanRef{commit.traceHi, commit.traceLo, v.r.ids.next().span}, start: start, end: end, volume: v.index,
-		unique: commit.span, seq: peer,
+		kind: kindPart, ref: SpanRef{commit.traceHi, commit.traceLo, v.r.ids.next().span}, start: p.Start, end: p.End, volume: v.index,
+		unique: commit.span, seq: p.Peer,
+	}
+	if rest := p.End - p.Start - p.Waited - p.Synced; p.Synced > 0 && rest >= 0 {
+		from := p.Start + rest/2
+		rec.stages = 2
+		rec.stageName[0], rec.stageStart[0], rec.stageEnd[0] = StageQueue, from, from+p.Waited
+		rec.stageName[1], rec.stageStart[1], rec.stageEnd[1] = StageJournal, from+p.Waited, from+p.Waited+p.Synced
 	}
 	v.submit(&rec, false)
 }

@@ -535,7 +535,7 @@ func (v *volume) check() {
 func (v *volume) checkFile(ino meta.Ino, want []byte) {
 	got := make([]byte, len(want)+4096)
 	for n := 0; n < len(got); {
-		part, err := v.fs.Read(ino, uint64(n), got[n:min(len(got), n+100_000)])
+		part, err := v.fs.Read(&cachefs.Caller{}, ino, uint64(n), got[n:min(len(got), n+100_000)])
 		require.NoError(v.t, err)
 		if n += part; part == 0 {
 			got = got[:n]

@@ -108,58 +108,10 @@ type peers struct {
 	ctx        context.Context
 }
 
-// flight is a message under way to a peer with entries up to an index.
-type flight struct {
-	index uint64
-	since int64
-}
-
-// part is a piece of the time that a group commit took: the sync here (peer 0), or a peer's.
-type part struct {
-	peer, index uint64
-	start, end  int64
-}
-
-// maxFlights bounds what is remembered for spans of a peer that does not answer.
-const maxFlights = 256
-
-// sent remembers when entries went to a peer. g.mu is held.
-func (p *peers) sent(to uint64, m *pb.Message) {
-	n := len(m.GetEntries())
-	if n == 0 || m.GetType() != pb.MsgApp {
-		return
-	}
-	if len(p.flights[to]) == maxFlights {
-		p.flights[to] = p.flights[to][1:]
-	}
-	p.flights[to] = append(p.flights[to], flight{m.GetEntries()[n-1].GetIndex(), telemetry.Now()})
-}
-
-// answered makes a span of the time that a peer took. One that was not needed for the commit comes late, and is a child of the newest one.
-func (g *Group) answered(m *pb.Message) {
-	p := g.peers
-	if m.GetType() != pb.MsgAppResp || m.GetReject() {
-		return
-	}
-	flights, n := p.flights[m.GetFrom()], 0
-	for n < len(flights) && flights[n].index <= m.GetIndex() {
-		n++
-	}
-	if n == 0 {
-		return
-	}
-	done := part{m.GetFrom(), flights[n-1].index, flights[n-1].since, telemetry.Now()}
-	p.flights[m.GetFrom()] = flights[n:]
-	if done.index <= uint64(g.core.committed) {
-		g.cfg.Trace.Part(g.commit, done.peer, done.start, done.end)
-		return
-	}
-	p.parts = append(p.parts, done)
-}
-
 type pending struct {
 	write consensus.Write
 	end   journal.LSN
+	since int64 // when it was to be written
 }
 
 // receive stashes the records that came with a message, steps it and does what follows. owes: the journal has something to be synced.
@@ -391,7 +343,7 @@ func (g *Group) fence() {
 func (g *Group) writeBacklog() (again bool) {
 	p := g.peers
 	for len(p.backlog) > 0 {
-		w := p.backlog[0]
+		w, since := p.backlog[0], telemetry.Now()
 		before := g.disk.journal.End()
 		err := g.writeEntries(&w)
 		if errors.Is(err, journal.ErrNoSpace) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) { // tried again at the next tick
@@ -410,7 +362,7 @@ func (g *Group) writeBacklog() (again bool) {
 			g.send(p.core.Wrote(w))
 			again = true
 		case end != before || w.Urgent:
-			p.pending = append(p.pending, pending{w, end})
+			p.pending = append(p.pending, pending{w, end, since})
 		}
 	}
 	p.backlog, g.noSpace = nil, nil
@@ -500,7 +452,7 @@ func (g *Group) takeCommitted(done []consensus.Committed) {
 		}
 	}
 	for _, d := range p.parts {
-		g.cfg.Trace.Part(g.commit, d.peer, d.start, d.end)
+		g.cfg.Trace.Part(g.commit, d.Part)
 	}
 	p.parts = p.parts[:0]
 	g.enqueue(items, bytes)
@@ -510,14 +462,16 @@ func (g *Group) takeCommitted(done []consensus.Committed) {
 func (g *Group) durable(lsn journal.LSN, start, end int64) {
 	p := g.peers
 	if len(p.parts) < maxFlights {
-		p.parts = append(p.parts, part{start: start, end: end})
+		p.parts = append(p.parts, part{Part: telemetry.Part{Start: start, End: end}})
 	}
 	n := 0
 	for n < len(p.pending) && p.pending[n].end <= lsn {
 		if h := p.pending[n].write.Hard; h != nil {
 			g.committed(h.Commit)
 		}
-		g.send(p.core.Wrote(p.pending[n].write))
+		messages := p.core.Wrote(p.pending[n].write)
+		addTimes(messages, p.pending[n].since, start, end)
+		g.send(messages)
 		n++
 	}
 	p.pending = p.pending[n:]

@@ -338,7 +338,7 @@ func (n *node) check(name string, size int) {
 	a, err := n.fs1.Lookup(meta.Root, name)
 	require.NoError(t, err)
 	got := make([]byte, size+1)
-	k, err := n.fs1.Read(a.Ino, 0, got)
+	k, err := n.fs1.Read(&cachefs.Caller{}, a.Ino, 0, got)
 	require.NoError(t, err)
 	require.Equal(t, bytes.Repeat([]byte(name+"|"), size/(len(name)+1)+1)[:size], got[:k])
 }

@@ -86,7 +86,7 @@ func (w *worker) Fsync(<-chan struct{}, *fuse.FsyncIn) fuse.Status { return w.sy
 
 func (w *worker) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	w.caller.IO.SetRange(int64(in.Offset), int(in.Size))
-	n, err := w.fs.Read(meta.Ino(in.NodeId), in.Offset, buf)
+	n, err := w.fs.Read(&w.caller, meta.Ino(in.NodeId), in.Offset, buf)
 	if err != nil {
 		return nil, w.status(err)
 	}

@@ -217,7 +217,7 @@ func list(t testing.TB, fs *cachefs.FS, ino meta.Ino) []meta.CookieEntry {
 func readAll(fs *cachefs.FS, ino meta.Ino, size uint64) ([]byte, error) {
 	b := make([]byte, size)
 	for off := uint64(0); off < size; {
-		n, err := fs.Read(ino, off, b[off:min(size, off+100_000)])
+		n, err := fs.Read(&cachefs.Caller{}, ino, off, b[off:min(size, off+100_000)])
 		if err == nil && n == 0 {
 			err = io.ErrUnexpectedEOF
 		}
