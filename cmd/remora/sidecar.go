@@ -3,11 +3,11 @@ package main
 import (
 	"log/slog"
 	"os"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
 	"github.com/remora-storage/remora/sidecar"
+	"github.com/remora-storage/remora/sidecar/heap"
 	"github.com/remora-storage/remora/telemetry"
 	"github.com/remora-storage/remora/webhook/spec"
 )
@@ -40,7 +40,7 @@ func sidecarCommand() *cobra.Command {
 			cfg.PodUID, cfg.Node = os.Getenv("POD_UID"), os.Getenv("NODE_NAME")
 			cfg.OTLP = os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT")
 			if os.Getenv("GOGC") == "" {
-				debug.SetGCPercent(50) // it lives in somebody else's pod: memory before a few per cent of its processor time
+				defer heap.Keep()()
 			}
 			return sidecar.Run(cmd.Context(), cfg)
 		},

@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,6 +22,7 @@ import (
 
 	"github.com/remora-storage/remora/cachefs/seal"
 	"github.com/remora-storage/remora/disk"
+	"github.com/remora-storage/remora/sidecar/heap"
 	"github.com/remora-storage/remora/sidecar/identity"
 	"github.com/remora-storage/remora/sidecar/replication"
 	"github.com/remora-storage/remora/sidecar/replication/diskdir"
@@ -44,6 +44,8 @@ type member struct {
 
 var members = []uint64{1, 2, 3}
 
+var keep sync.Once
+
 const (
 	tenant       = "bench"
 	volume       = "data"
@@ -56,7 +58,7 @@ func podOf(id uint64) string { return fmt.Sprintf("db-%d", id) }
 // listen takes an address; open opens the replica when those of the others are known.
 func (m *member) listen(ctx context.Context) error {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50) // as a sidecar
+		keep.Do(func() { heap.Keep() }) // as a sidecar
 	}
 	if m.Identity == "" {
 		return nil
