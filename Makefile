@@ -120,11 +120,11 @@ posix: ## what POSIX promises of names, modes, owners, times and errors: on ext4
 	go test ./e2e/conformance -run '^TestRuler$$' -count=1 -v
 	go test ./e2e -run '^Test(Posix|Conformance|ConformanceDeath)$$' -count=1 -v -args -many-links
 
-failover: ## the node of a volume with SIZE MiB and FILES files fails ROUNDS times; p50 and p99 until it is mounted elsewhere
+failover: ## the node of a volume with SIZE MiB and FILES files fails ROUNDS times; until it is mounted elsewhere (CHANGED= MiB: a disk comes back)
 	@scripts/need bench
 	@$(MAKE) build
 	go build -o bin/bench ./e2e/bench
-	bin/bench failover -rounds $(or $(ROUNDS),20) -size $(or $(SIZE),10) -files $(or $(FILES),0)
+	bin/bench failover -rounds $(or $(ROUNDS),20) -size $(or $(SIZE),10) -files $(or $(FILES),0) -changed $(or $(CHANGED),0)
 
 bench-commit: ## a commit of three replicas without the kernel, beside three bare logs (ROUNDS=3 FOR=3s PEERS=tmpfs or disk)
 	go test ./e2e/bench/commit -run '^TestCommit$$' -v -count=1 -timeout 1h -args -rounds $(or $(ROUNDS),3) -for $(or $(FOR),3s) -peers $(or $(PEERS),tmpfs) -depths 1,4,16

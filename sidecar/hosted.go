@@ -44,7 +44,7 @@ type memberStatus struct {
 	Applied, Committed uint64
 	Replacing          bool  // its state is being replaced by a peer's
 	Replaced           bool  // it was, or is being, since it was opened
-	CaughtUp           bool  // has applied all that its leader had committed when it joined it
+	CaughtUp           bool  // has applied all that its leader had committed when it said so last
 	Filled             bool  // has every block of every blob, verified
 	Missing            int64 // bytes that are not here yet
 	Err                error // why it has stopped

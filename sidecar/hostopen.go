@@ -102,7 +102,7 @@ func (g *peerGroup) Member() memberStatus {
 	m := memberStatus{Applied: uint64(st.Applied), Committed: uint64(st.Committed), Err: st.Err, Replacing: st.Hollow, Replaced: st.Replaced}
 	if of := st.Group; of != nil {
 		m.Leader, m.Term = of.Leader, of.Term
-		m.CaughtUp = of.Leader != 0 && m.Applied >= of.Commit && of.Last >= of.Commit
+		m.CaughtUp = of.Known && m.Applied >= of.Target
 	}
 	m.Filled = g.Filled()
 	m.Missing = g.FillStatus().AbsentBytes

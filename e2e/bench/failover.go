@@ -23,6 +23,7 @@ type failoverConfig struct {
 	rounds      int
 	sizeMiB     int64
 	files       int
+	changed     int64         // MiB; 0: nodes fail for good
 	timeout     time.Duration // for the copy to be complete again
 }
 
@@ -33,12 +34,16 @@ func parseFailover(args []string) (cfg failoverConfig, err error) {
 	flags.IntVar(&cfg.rounds, "rounds", 20, "how many nodes fail")
 	flags.Int64Var(&cfg.sizeMiB, "size", 10, "MiB of content, in one file")
 	flags.IntVar(&cfg.files, "files", 0, "empty files beside it, 1,000 to a directory")
+	flags.Int64Var(&cfg.changed, "changed", 0, "instead of the pod's, another node fails and comes back with its disk; so many MiB of the content change meanwhile")
 	flags.DurationVar(&cfg.timeout, "timeout", 10*time.Minute, "after which a new copy that is not complete fails the run")
 	if err := flags.Parse(args); err != nil {
 		return cfg, err
 	}
 	if flags.NArg() > 0 {
 		return cfg, fmt.Errorf("failover: unexpected argument %q: everything is a flag, see -help", flags.Arg(0))
+	}
+	if cfg.changed < 0 || cfg.changed > cfg.sizeMiB {
+		return cfg, fmt.Errorf("failover: -changed %d; allowed: 0 to -size, which is %d", cfg.changed, cfg.sizeMiB)
 	}
 	if cfg.rounds < 1 || cfg.sizeMiB < 1 || cfg.files < 0 || cfg.files%1000 != 0 {
 		return cfg, fmt.Errorf("failover: -rounds %d, -size %d, -files %d; allowed: at least 1, at least 1, thousands", cfg.rounds, cfg.sizeMiB, cfg.files)
@@ -82,6 +87,9 @@ func failover(args []string) (err error) {
 	}
 	if err := b.fillVolume(ctx, cfg, mount); err != nil {
 		return err
+	}
+	if cfg.changed > 0 {
+		return b.returns(ctx, cfg, mount)
 	}
 	var rounds []failed
 	for range cfg.rounds {

@@ -14,7 +14,7 @@ func TestFailoverFlags(t *testing.T) {
 	cfg, err := parseFailover([]string{"-rounds", "3", "-size", "2048", "-files", "5000"})
 	require.NoError(t, err)
 	require.Equal(t, failoverConfig{remora: "bin/remora", rounds: 3, sizeMiB: 2048, files: 5000, timeout: 10 * time.Minute}, cfg)
-	for _, bad := range [][]string{{"-rounds", "0"}, {"-size", "0"}, {"-files", "-1"}, {"-files", "1"}, {"more"}} {
+	for _, bad := range [][]string{{"-rounds", "0"}, {"-size", "0"}, {"-files", "-1"}, {"-files", "1"}, {"-changed", "11"}, {"-changed", "-1"}, {"more"}} {
 		_, err := parseFailover(bad)
 		require.Error(t, err, "%v", bad)
 	}

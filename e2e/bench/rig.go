@@ -34,8 +34,8 @@ type status struct {
 		Volumes    []struct {
 			Name, Mount, State string
 			Replicas           []struct {
-				Role, State string
-				Missing     int64
+				Role, State, Node string
+				Missing           int64
 			}
 		}
 	}

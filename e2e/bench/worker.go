@@ -36,6 +36,8 @@ func worker(args []string) error {
 		return work(args[1], func(a quorum.Args) (any, error) { return runQuorum(a) })
 	case "touch":
 		return work(args[1], func(a touchArgs) (any, error) { return touch(a) })
+	case "change":
+		return work(args[1], func(a changeArgs) (any, error) { return nil, change(a) })
 	case "sync":
 		return work(args[1], func(dirs []string) (any, error) { return nil, syncDirs(dirs) })
 	}

@@ -305,9 +305,9 @@ func (g *Group) Filled() bool {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	leader := uint64(0)
-	if g.peers != nil {
-		leader, _ = g.peers.core.Leader()
+	if g.peers == nil {
+		return false
 	}
-	return !g.hollow.Load() && g.failed == nil && leader != 0 && g.applied > 0 && g.applied+near >= g.core.committed
+	of := g.peers.core.Status()
+	return !g.hollow.Load() && g.failed == nil && of.Known && g.applied > 0 && uint64(g.applied)+near >= of.Target
 }

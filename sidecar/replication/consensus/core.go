@@ -54,6 +54,7 @@ type Core struct {
 	leader     uint64
 	term       uint64
 	leads      bool
+	heard      heard // of a leader
 
 	tail     record.Acceptance // where this replica leads: of its whole log
 	proposer uint64            // whose records it took last, since it was started
@@ -210,6 +211,7 @@ func (c *Core) Step(m Message) error {
 		if t := m.Raft.GetType(); raft.IsLocalMsg(t) || t == pb.MsgProp {
 			return fmt.Errorf("a %s never comes from a peer", t)
 		}
+		c.hear(m.Raft)
 		return c.raw.Step(m.Raft)
 	case m.Propose != nil:
 		c.owners[m.From] = c.ticks
@@ -291,7 +293,7 @@ func (c *Core) take(out *Output) {
 		case raft.LocalApplyThread:
 			c.commit(m, out)
 		default:
-			if !c.hold(m) {
+			if c.tell(m); !c.hold(m) {
 				out.Messages = append(out.Messages, Message{To: m.GetTo(), From: c.id, Raft: m})
 			}
 		}

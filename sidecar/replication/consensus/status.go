@@ -16,6 +16,8 @@ type Status struct {
 	ID, Leader, Term  uint64
 	Leads             bool
 	Last, Commit      uint64
+	Target            uint64 // what the leader has committed, if it is Known
+	Known             bool
 	Voters, Learners  []uint64
 	Joint             bool
 	Changed           uint64          // index of the newest change of members
@@ -38,6 +40,7 @@ func (c *Core) Status() Status {
 	conf := newest.conf
 	s := Status{ID: c.id, Leader: c.leader, Term: c.term, Leads: c.leads, Last: c.log.last(), Commit: c.log.hard.GetCommit(),
 		Voters: conf.GetVoters(), Learners: conf.GetLearners(), Joint: len(conf.GetVotersOutgoing()) > 0, Changed: newest.index}
+	s.Target, s.Known = c.target()
 	s.Unaccepted, s.UnacceptedForTick = c.Unaccepted()
 	if c.leads {
 		s.Peers = map[uint64]Peer{}

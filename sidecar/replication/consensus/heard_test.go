@@ -1,0 +1,96 @@
+package consensus
+
+import (
+	"log/slog"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/raft/v3/raftpb"
+)
+
+// TestWhoWasAwayKnowsWhatItLacks: a replica that comes back knows from the first word of its leader that it is behind, however much of its
+// own log it has applied; and when it is not behind any more, and when it never was.
+func TestWhoWasAwayKnowsWhatItLacks(t *testing.T) {
+	c := leading(t)
+	c.append(0, 10)
+	c.settle()
+	c.cores[1].Tick()
+	c.ready(1)
+	c.settle()
+	require.Equal(t, c.cores[1].Status().Commit, c.cores[3].Status().Target)
+
+	restart := func() {
+		old := c.cores[3]
+		hard := old.Hard()
+		again, err := New(Config{ID: 3, Members: &pb.ConfState{Voters: []uint64{1, 2, 3}}, Hard: hard, Entries: old.log.entries, Logger: slog.New(slog.DiscardHandler)})
+		require.NoError(t, err)
+		c.cores[3], c.disks[3] = again, nil
+		c.ready(3)
+		require.False(t, again.Status().Known, "nobody has said anything")
+	}
+	heartbeat := func() {
+		for range HeartbeatTicks {
+			c.cores[1].Tick()
+			c.ready(1)
+		}
+	}
+
+	c.append(10, 500)
+	for waits := true; waits; { // replica 3 is away
+		var others []Message
+		for _, m := range c.wires {
+			if m.To != 3 {
+				others = append(others, m)
+			}
+		}
+		if c.wires = others; len(others) == 0 && len(c.disks[1])+len(c.disks[2]) == 0 {
+			waits = false
+			continue
+		}
+		c.deliverOnce()
+	}
+	lead := c.cores[1].Status()
+	restart()
+	heartbeat()
+	first := true
+	for len(c.wires)+len(c.disks[1])+len(c.disks[2])+len(c.disks[3]) > 0 {
+		c.deliverOnce()
+		if s := c.cores[3].Status(); s.Known {
+			require.GreaterOrEqual(t, s.Target, lead.Commit)
+			require.False(t, first && s.Last >= s.Target, "it has everything at the first word: this shows nothing")
+			first = false
+		}
+	}
+	require.False(t, first)
+	heartbeat()
+	c.settle()
+	back := c.cores[3].Status()
+	require.GreaterOrEqual(t, back.Target, lead.Commit)
+	require.GreaterOrEqual(t, c.cores[3].delivered, back.Target)
+
+	restart() // and lacks nothing: only heartbeats come
+	heartbeat()
+	c.settle()
+	back = c.cores[3].Status()
+	require.True(t, back.Known)
+	require.GreaterOrEqual(t, c.cores[3].delivered, back.Target)
+}
+
+// deliverOnce makes one write durable, or delivers one message.
+func (c *cluster) deliverOnce() {
+	for id := uint64(1); id <= 3; id++ {
+		if len(c.disks[id]) > 0 {
+			w := c.disks[id][0]
+			c.disks[id] = c.disks[id][1:]
+			c.wires = append(c.wires, c.cores[id].Wrote(w)...)
+			c.ready(id)
+			return
+		}
+	}
+	if len(c.wires) > 0 {
+		m := c.wires[0]
+		c.wires = c.wires[1:]
+		_ = c.cores[m.To].Step(m)
+		c.ready(m.To)
+	}
+}
