@@ -143,7 +143,10 @@ func DecodeHeader(b []byte) (Header, error) {
 		SealN:   le.Uint16(b[20:]),
 	}
 	if h.Kind != Change && h.Kind != Owner {
-		return Header{}, malformed("kind %d", h.Kind)
+		return Header{}, malformed("kind %d, this program knows %d and %d: a newer one wrote it", h.Kind, Change, Owner)
+	}
+	if flags := le.Uint16(b[6:]); flags&^flagSealed != 0 || le.Uint16(b[22:]) != 0 || le.Uint64(b[84:])|uint64(le.Uint32(b[92:])) != 0 {
+		return Header{}, malformed("flags %#x or reserved bytes that this program does not know: a newer one wrote it", flags)
 	}
 	return h, nil
 }

@@ -75,6 +75,17 @@ func TestDecodeRefusesEveryTruncation(t *testing.T) {
 	require.ErrorIs(t, err, ErrMalformed)
 }
 
+// TestDecodeRefusesNewerVersions: what a later version may put into a header is not passed over.
+func TestDecodeRefusesNewerVersions(t *testing.T) {
+	good := encode(t, &Record{Header: Header{Kind: Owner, Name: Name{Epoch: 1, Incarnation: 1}}})
+	for at, value := range map[int]byte{4: 2, 5: 3, 6: 2, 7: 1, 22: 1, 23: 1, 84: 1, 91: 1, 92: 1, 95: 1} {
+		b := append([]byte(nil), good...)
+		b[at] = value
+		_, err := Decode(b, nil)
+		require.ErrorIs(t, err, ErrMalformed, "byte %d", at)
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	f.Add(encode(f, sample()))
 	f.Add(encode(f, &Record{Header: Header{Kind: Owner, Name: Name{Epoch: 1}}}))

@@ -42,6 +42,7 @@ type trio struct {
 	copies int           // 0: three
 	tick   time.Duration // 0: 10 ms
 	log    int64         // bytes of the log that are kept for those who are away; 0: 16 MiB
+	tap    func(letter)  // sees every frame that arrives; nil: nobody does
 	slow   chan struct{} // bulk requests are answered when it is closed; nil: at once
 }
 
@@ -171,6 +172,9 @@ func (n *node) send(to uint64, kind uint8, parts ...[]byte) {
 	peer := c.nodes[to]
 	if peer == nil || peer.inbox == nil || c.cut[[2]uint64{n.id, to}] {
 		return
+	}
+	if c.tap != nil {
+		c.tap(letter{n.id, to, kind, bytes.Clone(body)})
 	}
 	select {
 	case peer.inbox <- func(g *replication.Group) {

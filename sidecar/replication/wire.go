@@ -226,6 +226,9 @@ func (g *Group) decode(kind uint8, from uint64, body []byte) (m consensus.Messag
 	case FramePropose:
 		m.Propose = &consensus.Propose{}
 		names := d.bytes(int(d.u32()) * consensus.EntrySize)
+		if d.err == nil && len(names) == 0 {
+			d.err = fmt.Errorf("%w: a proposal of nothing", ErrMessage)
+		}
 		for ; len(names) > 0; names = names[consensus.EntrySize:] {
 			if kind, n, ok := d.record(names[:consensus.EntrySize]); ok {
 				m.Propose.Entries = append(m.Propose.Entries, consensus.Entry{Kind: kind, Name: n})
@@ -233,6 +236,9 @@ func (g *Group) decode(kind uint8, from uint64, body []byte) (m consensus.Messag
 		}
 	case FrameAck:
 		b := d.bytes(1 + record.AcceptanceSize)
+		if d.err == nil && b[0] > 1 {
+			d.err = fmt.Errorf("%w: an acknowledgement that begins with %d", ErrMessage, b[0])
+		}
 		if d.err == nil {
 			m.Ack = &consensus.Ack{Leads: b[0] == 1}
 			m.Ack.Tail, d.err = record.DecodeAcceptance(b[1:])
