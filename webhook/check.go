@@ -71,7 +71,7 @@ func (c *checker) status(annotations map[string]string) {
 		refuse("tells of a sidecar that is not there")
 	}
 	for _, name := range c.old.Added {
-		if i := indexVolume(c.pod.Volumes, name); i >= 0 && !spec.Reserved(name) && !isEmptyDir(c.pod.Volumes[i]) && !c.wasInline(c.pod.Volumes[i]) {
+		if i := indexVolume(c.pod.Volumes, name); i >= 0 && !spec.Reserved(name) && !isEmptyDir(c.pod.Volumes[i]) && !c.wasOurs(c.pod.Volumes[i]) {
 			refuse("claims the volume " + spec.Quote(name) + ", which is not the injector's")
 		}
 	}
@@ -96,7 +96,7 @@ func (c *checker) reserved() {
 	for _, v := range c.pod.Volumes {
 		if spec.Reserved(v.Name) && !slices.Contains(c.old.Added, v.Name) {
 			c.bad("spec.volumes", v.Name, "is a volume name reserved for the injector", allowed, "rename the volume")
-		} else if isInline(v) && !spec.Reserved(v.Name) && !c.wasInline(v) {
+		} else if isInline(v) && !spec.Reserved(v.Name) && !c.wasOurs(v) {
 			c.inline(v)
 		}
 	}
@@ -107,9 +107,9 @@ func (c *checker) inline(v corev1.Volume) {
 		fmt.Sprintf("remove the volume, and name it in the annotation %s", spec.KeyVolumes))
 }
 
-// wasInline says whether v is a volume that an earlier injection gave the pod in node mode.
-func (c *checker) wasInline(v corev1.Volume) bool {
-	return isInline(v) && slices.Contains(c.old.Volumes, v.Name)
+// wasOurs says whether v is a volume that an earlier injection gave the pod.
+func (c *checker) wasOurs(v corev1.Volume) bool {
+	return (isInline(v) || isShelf(v) && c.old.Mode == Privileged) && slices.Contains(c.old.Volumes, v.Name)
 }
 
 // isSidecar says whether k is the sidecar of an earlier injection, which Patch replaces.
@@ -120,7 +120,7 @@ func (c *checker) isSidecar(list string, k *container) bool {
 // volumes refuses Remora volumes whose name stands for something else already.
 func (c *checker) volumes(claims []string) {
 	for _, v := range c.spec.Volumes {
-		if i := indexVolume(c.pod.Volumes, v.Name); i >= 0 && !isEmptyDir(c.pod.Volumes[i]) && !isInline(c.pod.Volumes[i]) {
+		if i := indexVolume(c.pod.Volumes, v.Name); i >= 0 && !isEmptyDir(c.pod.Volumes[i]) && !isInline(c.pod.Volumes[i]) && !c.wasOurs(c.pod.Volumes[i]) {
 			c.bad("spec.volumes", v.Name, "is a Remora volume, and a volume of another type has its name", "an emptyDir of that name, which is replaced, or none",
 				fmt.Sprintf("remove the volume, or take %q out of %s", v.Name, spec.KeyVolumes))
 		}
@@ -161,6 +161,7 @@ func (c *checker) mounts() {
 		if c.isSidecar(list, k) {
 			return
 		}
+		c.uid(list, k)
 		byPath := map[string]corev1.VolumeMount{}
 		for _, m := range k.VolumeMounts {
 			_, ours := c.spec.Find(m.Name)

@@ -7,5 +7,5 @@
 //     untouched, byte for byte.
 //
 // Promises: injecting twice changes nothing; all problems of all documents are reported at once; where there is one, nothing is
-// written. An application's containers do not change, but for mountPropagation in privileged mode. The package does no I/O.
+// written. An application's containers do not change, but for subPathExpr and a variable in privileged mode. The package does no I/O.
 package webhook

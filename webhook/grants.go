@@ -2,7 +2,6 @@ package webhook
 
 import (
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -10,28 +9,20 @@ import (
 // granted is what the API server gives every container of a pod after the first injection: a second one must not take it away.
 type granted struct {
 	resources corev1.ResourceRequirements
-	token     []corev1.VolumeMount
 }
 
 // grants reads it from the sidecar of an earlier injection. Whoever writes a pod may write these, for a sidecar as for any container.
-func grants(p corev1.PodSpec, m Mode) (g granted) {
+func grants(p corev1.PodSpec) (g granted) {
 	i := slices.IndexFunc(p.InitContainers, func(c corev1.Container) bool { return c.Name == ContainerName })
 	if i < 0 {
 		return g
 	}
 	g.resources = p.InitContainers[i].Resources
-	for _, mount := range p.InitContainers[i].VolumeMounts {
-		// The token of the pod's service account, which the sidecar of privileged mode needs, and no other.
-		if m == Privileged && mount.MountPath == "/var/run/secrets/kubernetes.io/serviceaccount" && strings.HasPrefix(mount.Name, "kube-api-access-") && mount.ReadOnly {
-			g.token = append(g.token, mount)
-		}
-	}
 	return g
 }
 
 // keep gives the new sidecar what it had and what the injector says nothing of: a LimitRange's defaults.
 func (g granted) keep(c *corev1.Container) {
-	c.VolumeMounts = append(c.VolumeMounts, g.token...)
 	for name, limit := range g.resources.Limits {
 		request, requested := c.Resources.Requests[name]
 		if _, ours := c.Resources.Limits[name]; ours || requested && request.Cmp(limit) > 0 {

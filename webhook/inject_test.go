@@ -101,7 +101,7 @@ func TestUnknownFieldsStay(t *testing.T) {
 	out, err := Inject([]File{{"p", []byte(in)}}, Options{Mode: Privileged})
 	require.NoError(t, err)
 	text := string(out.Files[0].Data)
-	for _, want := range []string{"creationTimestamp: null\n", "new: {a: 0x10}", "new: yes\n", "new: 1, mountPropagation", "{name: d, new: 2, emptyDir: {}}", "\nstatus: {}\n"} {
+	for _, want := range []string{"creationTimestamp: null\n", "new: {a: 0x10}", "new: yes\n", "new: 1, subPathExpr: $(REMORA_POD_UID)/d}", "{name: d, new: 2, hostPath: ", "\nstatus: {}\n"} {
 		require.Contains(t, text, want)
 	}
 	require.Equal(t, 1, strings.Count(text, "status: {}"))

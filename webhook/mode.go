@@ -14,7 +14,7 @@ const (
 	// Node: the node plugin (CSI driver remora.dev) mounts, keeps the descriptors and hands out disk directories; the sidecar
 	// has no privileges, and the other containers do not change.
 	Node Mode = "node"
-	// Privileged: the sidecar is privileged and mounts by itself; propagation takes the mounts to the other containers.
+	// Privileged: for clusters without the node plugin. The sidecar's container is privileged and does the plugin's work for its own pod.
 	Privileged Mode = "privileged"
 	// Dev: `remora dev` mounts; the sidecar is a process and the manifest never sees a cluster.
 	Dev Mode = "dev"
@@ -43,6 +43,8 @@ type Config struct {
 	OTLPEndpoint string
 	// Revision is the name of an injector beside the default one, a canary's for example; the status annotation carries it.
 	Revision string
+	// Root is the nodes' folder of disk directories in privileged mode. Empty means DefaultRoot.
+	Root string
 	// AllowedImages are images besides Image that a sidecar may be changed to while its pod runs: names, or prefixes before a *.
 	AllowedImages []string
 }

@@ -50,11 +50,11 @@ func Patch(t corev1.PodTemplateSpec, s spec.Spec, m Mode, cfg Config, live Live)
 	old := readStatus(t.Annotations)
 	var granted granted
 	if live.Keep {
-		granted = grants(out.Spec, m)
+		granted = grants(out.Spec)
 	}
 	out.Spec.InitContainers = slices.DeleteFunc(out.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == ContainerName })
-	added := placeVolumes(&out.Spec, s, m, old)
-	propagate(&out.Spec, s, m, old)
+	added := placeVolumes(&out.Spec, s, m, cfg, old)
+	reach(&out.Spec, s, m, old)
 	if len(s.Volumes) == 0 {
 		live.Nodes = nil
 	}
@@ -86,13 +86,13 @@ func Patch(t corev1.PodTemplateSpec, s spec.Spec, m Mode, cfg Config, live Live)
 
 // placeVolumes makes the pod's volumes those of the injection. It returns the names of those that no pod author wrote: they stand
 // at the end, or stay where they are if they are the same as before.
-func placeVolumes(p *corev1.PodSpec, s spec.Spec, m Mode, old status) (added []string) {
+func placeVolumes(p *corev1.PodSpec, s spec.Spec, m Mode, cfg Config, old status) (added []string) {
 	var want []corev1.Volume
 	if len(s.Served()) > 0 {
-		want = ownVolumes(m)
+		want = ownVolumes(m, cfg)
 	}
 	for _, v := range s.Volumes {
-		want = append(want, podVolume(m, v))
+		want = append(want, podVolume(m, cfg, v))
 	}
 	for _, v := range want {
 		if indexVolume(p.Volumes, v.Name) < 0 || slices.Contains(old.Added, v.Name) {
@@ -107,7 +107,7 @@ func placeVolumes(p *corev1.PodSpec, s spec.Spec, m Mode, old status) (added []s
 		}
 		if i := indexVolume(want, v.Name); i >= 0 {
 			v = want[i]
-		} else if isInline(v) {
+		} else if isInline(v) || isShelf(v) && old.Mode == Privileged && slices.Contains(old.Volumes, v.Name) {
 			v = emptyDir(v.Name) // as it was before the injection that is taken away
 		}
 		volumes = append(volumes, v)
@@ -123,21 +123,6 @@ func placeVolumes(p *corev1.PodSpec, s spec.Spec, m Mode, old status) (added []s
 
 func indexVolume(volumes []corev1.Volume, name string) int {
 	return slices.IndexFunc(volumes, func(v corev1.Volume) bool { return v.Name == name })
-}
-
-// propagate lets the mounts that the sidecar makes reach the other containers, and undoes that of an earlier injection.
-func propagate(p *corev1.PodSpec, s spec.Spec, m Mode, old status) {
-	fromHost := corev1.MountPropagationHostToContainer
-	eachContainer(p, func(_ string, c *container) {
-		for i := range c.VolumeMounts {
-			mount := &c.VolumeMounts[i]
-			if _, ok := s.Find(mount.Name); ok && m == Privileged {
-				mount.MountPropagation = &fromHost
-			} else if old.Mode == Privileged && slices.Contains(old.Volumes, mount.Name) {
-				mount.MountPropagation = nil
-			}
-		}
-	})
 }
 
 // container is what all kinds of containers have in common.

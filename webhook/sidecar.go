@@ -2,7 +2,7 @@ package webhook
 
 import (
 	"fmt"
-
+	"path"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,7 +19,6 @@ const ContainerName = "remora"
 // The paths in the sidecar's container. `remora dev` maps them to folders of its own.
 const (
 	DisksPath   = "/remora/disks"
-	MountsPath  = "/remora/mounts"
 	RunPath     = "/remora/run"
 	VolumesPath = "/remora/volumes"
 	KeysPath    = "/remora/keys"
@@ -36,8 +35,6 @@ const (
 	runVolume     = "remora-run"
 	volumesVolume = "remora-volumes"
 	keysVolume    = "remora-keys"
-	// hostDisks is the node's folder with a folder of disk directories for each tenant.
-	hostDisks = "/var/lib/remora"
 )
 
 // sidecar makes the native sidecar: an init container that is restarted always, starts before the application and stops
@@ -55,7 +52,7 @@ func sidecar(s spec.Spec, m Mode, cfg Config, pod *corev1.PodSecurityContext) co
 	for _, v := range s.Served() {
 		c.Args = append(c.Args, "--volume="+v.Flag())
 	}
-	if m == Node && pod != nil && pod.FSGroup != nil && *pod.FSGroup > 0 {
+	if m != Dev && pod != nil && pod.FSGroup != nil && *pod.FSGroup > 0 {
 		// kubelet does not do it: it would have to change owners through a mount that nobody serves yet.
 		c.Args = append(c.Args, fmt.Sprintf("--fs-group=%d", *pod.FSGroup))
 	}
@@ -64,7 +61,7 @@ func sidecar(s spec.Spec, m Mode, cfg Config, pod *corev1.PodSecurityContext) co
 	case Node:
 		node(&c)
 	case Privileged:
-		privileged(&c, s)
+		privileged(&c)
 	case Dev:
 		dev(&c)
 	}
@@ -123,28 +120,14 @@ func served() *corev1.Lifecycle {
 		Exec: &corev1.ExecAction{Command: []string{"/bin/remora-init", "ready", strconv.Itoa(Port)}}}}
 }
 
-// startupProbe is the same for privileged mode.
+// startupProbe is what privileged mode has instead. A kubelet that is restarted while the hook runs forgets the hook, not the probe, and what a container of
+// this mode would find before the mount is there is not a mount on which it waits.
 func startupProbe() *corev1.Probe {
 	return &corev1.Probe{
 		ProbeHandler:     corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/readyz", Port: intstr.FromInt32(Port)}},
 		PeriodSeconds:    1,
 		FailureThreshold: 300,
 	}
-}
-
-// privileged lets the sidecar mount. It must be root whatever the pod's security context says.
-func privileged(c *corev1.Container, s spec.Spec) {
-	yes, no, root := true, false, int64(0)
-	bidirectional := corev1.MountPropagationBidirectional
-	c.Args = append(c.Args, "--mounts="+MountsPath, "--listen=:9440", "--authority=kubernetes")
-	c.SecurityContext = &corev1.SecurityContext{Privileged: &yes, RunAsUser: &root, RunAsGroup: &root, RunAsNonRoot: &no}
-	c.VolumeMounts = []corev1.VolumeMount{{Name: disksVolume, MountPath: DisksPath, SubPathExpr: "$(POD_NAMESPACE)"}}
-	for _, v := range s.Volumes {
-		c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{
-			Name: v.Name, MountPath: MountsPath + "/" + v.Name, MountPropagation: &bidirectional,
-		})
-	}
-	c.StartupProbe = startupProbe()
 }
 
 func dev(c *corev1.Container) {
@@ -175,23 +158,21 @@ const (
 )
 
 // ownVolumes are the pod volumes that the sidecar needs for itself.
-func ownVolumes(m Mode) []corev1.Volume {
+func ownVolumes(m Mode, cfg Config) []corev1.Volume {
 	switch m {
 	case Node:
 		return []corev1.Volume{inline(disksVolume, map[string]string{AttributeKind: KindDisks})}
 	case Dev:
 		return []corev1.Volume{emptyDir(disksVolume), emptyDir(runVolume), emptyDir(volumesVolume), emptyDir(keysVolume)}
 	}
-	create := corev1.HostPathDirectoryOrCreate
-	return []corev1.Volume{{
-		Name:         disksVolume,
-		VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: hostDisks, Type: &create}},
-	}}
+	return []corev1.Volume{hostPath(disksVolume, cfg.root()), token()}
 }
 
 // podVolume is what a Remora volume is in the pod.
-func podVolume(m Mode, v spec.Volume) corev1.Volume {
+func podVolume(m Mode, cfg Config, v spec.Volume) corev1.Volume {
 	switch {
+	case m == Privileged:
+		return hostPath(v.Name, path.Join(cfg.root(), MountsFolder))
 	case m != Node:
 		return emptyDir(v.Name)
 	case v.Engine == v1alpha1.EngineLocal:

@@ -20,7 +20,8 @@ func Verify(t corev1.PodTemplateSpec, s spec.Spec, m Mode, cfg Config) []spec.Pr
 		v.sidecar(sidecar(s, m, cfg, t.Spec.SecurityContext), cfg)
 		v.order()
 	}
-	v.podVolumes()
+	v.podVolumes(cfg)
+	v.led()
 	return append(problems, v.problems...)
 }
 
@@ -156,13 +157,13 @@ func (v *verifier) order() {
 }
 
 // podVolumes compares the pod's volumes with those of the injection.
-func (v *verifier) podVolumes() {
+func (v *verifier) podVolumes(cfg Config) {
 	var want []corev1.Volume
 	if len(v.spec.Served()) > 0 {
-		want = ownVolumes(v.mode)
+		want = ownVolumes(v.mode, cfg)
 	}
 	for _, volume := range v.spec.Volumes {
-		want = append(want, podVolume(v.mode, volume))
+		want = append(want, podVolume(v.mode, cfg, volume))
 	}
 	for _, w := range want {
 		i := indexVolume(v.pod.Volumes, w.Name)
@@ -210,7 +211,9 @@ func VerifyUpdate(old, now corev1.PodTemplateSpec, cfg Config) []spec.Problem {
 	if before == "" && !slices.ContainsFunc(now.Spec.Volumes, isInline) {
 		return nil
 	}
-	if after := image(now.Spec); after != before && !cfg.Allows(after) {
+	if after := image(now.Spec); after != before && readStatus(now.Annotations).Mode == Privileged {
+		c.bad("spec.initContainers["+ContainerName+"].image", after, "would end the mounts of a running pod: in privileged mode they do not outlive their container", before, "change it in the webhook (--image), and restart the workload")
+	} else if after != before && !cfg.Allows(after) {
 		c.bad("spec.initContainers["+ContainerName+"].image", after, "is not an image that this cluster's sidecars may have", cfg.image(), "ask the administrator, who allows images with --allow-image")
 	}
 	if was, is := old.Annotations[spec.KeyStatus], now.Annotations[spec.KeyStatus]; was != is {

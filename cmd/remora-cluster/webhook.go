@@ -57,7 +57,8 @@ or is the server's own (--self-signed).`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&mode, "mode", string(webhook.Node), "how volumes are mounted: "+string(webhook.Node)+"; "+string(webhook.Privileged)+" comes with a later release")
+	f.StringVar(&mode, "mode", string(webhook.Node), "who makes the mounts: "+string(webhook.Node)+" (the node plugin), or "+string(webhook.Privileged)+" (each sidecar, in namespaces with the label "+webhook.LabelPrivileged+"="+webhook.PrivilegedAllowed+"; docs/privileged.md)")
+	f.StringVar(&cfg.Inject.Root, "root", webhook.DefaultRoot, "where the disk directories are on the nodes, in mode privileged")
 	f.StringVar(&cfg.Inject.Image, "image", webhook.DefaultImage, "image of the sidecar")
 	f.StringArrayVar(&cfg.Inject.AllowedImages, "allow-image", nil, "another `IMAGE` that the sidecar of a running pod may be changed to, or a prefix before * (repeatable)")
 	f.StringVar(&cfg.Inject.OTLPEndpoint, "otlp-endpoint", "", "URL to which sidecars send traces (default: none are sent)")

@@ -33,6 +33,9 @@ passes untouched, byte for byte. Injecting twice changes nothing. All problems a
 			if err != nil {
 				return fmt.Errorf("--mode: %w", err)
 			}
+			if err := webhook.CheckRoot(cfg.Root); err != nil {
+				return err
+			}
 			return inject(files, webhook.Options{Mode: m, Config: cfg}, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
@@ -40,6 +43,7 @@ passes untouched, byte for byte. Injecting twice changes nothing. All problems a
 	f.StringArrayVarP(&files, "file", "f", nil, "manifest to read, or - for standard input; may be given several times")
 	f.StringVar(&mode, "mode", string(webhook.Node), "how volumes are mounted: "+strings.Join(webhook.Modes(), ", "))
 	f.StringVar(&cfg.Image, "image", webhook.DefaultImage, "image of the sidecar")
+	f.StringVar(&cfg.Root, "root", webhook.DefaultRoot, "where the disk directories are on the nodes, in mode privileged; as the webhook's --root")
 	f.StringVar(&cfg.OTLPEndpoint, "otlp-endpoint", "", "URL to which sidecars send traces (default: none are sent)")
 	f.StringVar(&cfg.Revision, "revision", "", "name of the injector, as the webhook's --revision")
 	return c

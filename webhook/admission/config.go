@@ -62,8 +62,9 @@ func (c Config) validate() error {
 		return errors.New("webhook: --tls-dir and --self-signed exclude each other; leave one out")
 	case c.Mode == webhook.Dev:
 		return fmt.Errorf("webhook: mode %s is for machines without Kubernetes; write --mode=%s", c.Mode, webhook.Node)
-	case c.Mode == webhook.Privileged:
-		return fmt.Errorf("webhook: the sidecar of this release cannot run in mode %s, so its pods would never start; write --mode=%s", c.Mode, webhook.Node)
+	}
+	if err := webhook.CheckRoot(c.Inject.Root); err != nil {
+		return fmt.Errorf("webhook: %w", err)
 	}
 	return nil
 }

@@ -43,28 +43,40 @@ func TestGolden(t *testing.T) {
 		if name == "not-yaml" || name == "crlf" || name == "list" || name == "classes-bad" {
 			continue // about text, which the API server has read before, and about classes, which TestClasses has
 		}
-		t.Run(name, func(t *testing.T) {
-			h := newGoldenServer(t, objectsOf(t, in))
-			if _, err := os.Stat(filepath.Join(dir, "node.yaml")); err == nil {
-				patched += h.patches(t, objectsOf(t, in), objectsOf(t, filepath.Join(dir, "node.yaml")))
-				return
-			}
-			golden, err := os.ReadFile(filepath.Join(dir, "node.errors.txt"))
-			if errors.Is(err, os.ErrNotExist) {
-				golden, err = os.ReadFile(filepath.Join(dir, "errors.txt"))
-			}
-			require.NoError(t, err)
-			complaints += h.complaints(t, objectsOf(t, in), string(golden))
-		})
+		for _, mode := range []webhook.Mode{webhook.Node, webhook.Privileged} {
+			t.Run(name+"/"+string(mode), func(t *testing.T) {
+				h := newGoldenServer(t, mode, objectsOf(t, in))
+				want := filepath.Join(dir, string(mode))
+				if _, err := os.Stat(want + ".yaml"); err == nil {
+					patched += h.patches(t, objectsOf(t, in), objectsOf(t, want+".yaml"))
+					return
+				}
+				golden, err := os.ReadFile(want + ".errors.txt")
+				if errors.Is(err, os.ErrNotExist) {
+					golden, err = os.ReadFile(filepath.Join(dir, "errors.txt"))
+				}
+				require.NoError(t, err)
+				complaints += h.complaints(t, objectsOf(t, in), string(golden))
+			})
+		}
 	}
-	require.Greater(t, patched, 15)
+	require.Greater(t, patched, 30)
 	t.Log(patched, complaints)
-	require.Greater(t, complaints, 40)
+	require.Greater(t, complaints, 80)
+}
+
+// allowing has only namespaces whose pods may have privileged sidecars.
+type allowing struct{ client.Reader }
+
+func (allowing) Get(_ context.Context, key client.ObjectKey, o client.Object, _ ...client.GetOption) error {
+	o.SetName(key.Name)
+	o.SetLabels(map[string]string{webhook.LabelPrivileged: webhook.PrivilegedAllowed})
+	return nil
 }
 
 type goldenServer struct{ *httptest.Server }
 
-func newGoldenServer(t *testing.T, objects []map[string]any) goldenServer {
+func newGoldenServer(t *testing.T, mode webhook.Mode, objects []map[string]any) goldenServer {
 	var found objectReader
 	for _, o := range objects {
 		if o["kind"] == "VolumeClass" && o["apiVersion"] == "remora.dev/v1alpha1" {
@@ -76,8 +88,9 @@ func newGoldenServer(t *testing.T, objects []map[string]any) goldenServer {
 	spans, err := telemetry.New(telemetry.Config{Service: "test"})
 	require.NoError(t, err)
 	c := &classes{cached: found, live: found}
-	p := &pods{mode: webhook.Node, classes: c, places: placement{found, found}}
-	s := goldenServer{httptest.NewServer(handlers(newObserver(spans), p, &workloads{mode: webhook.Node, classes: c}))}
+	may := permits{mode: mode, live: allowing{}}
+	p := &pods{mode: mode, classes: c, permits: may, places: placement{found, found}}
+	s := goldenServer{httptest.NewServer(handlers(newObserver(spans), p, &workloads{mode: mode, classes: c, permits: may}))}
 	t.Cleanup(s.Close)
 	return s
 }

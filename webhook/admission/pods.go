@@ -23,6 +23,7 @@ type pods struct {
 	config  webhook.Config
 	classes *classes
 	places  placement
+	permits permits
 	events  events.EventRecorder
 }
 
@@ -44,10 +45,15 @@ func (h *pods) mutate(ctx context.Context, req admission.Request) (admission.Res
 		nodes, problems, lookup = h.places.nodes(ctx, pod, w.Spec)
 		return nodes, problems
 	}
-	now, _, problems, err := h.classes.inject(ctx, req.Object.Raw, webhook.Options{Mode: h.mode, Config: h.config, Place: place})
+	now, result, problems, err := h.classes.inject(ctx, req.Object.Raw, webhook.Options{Mode: h.mode, Config: h.config, Place: place})
+	if err == nil && len(problems)+len(result.Workloads) > 0 {
+		var more []spec.Problem
+		more, err = h.permits.problems(ctx, req.Namespace)
+		problems = append(more, problems...)
+	}
 	switch {
 	case err != nil || lookup != nil:
-		return admission.Errored(http.StatusInternalServerError, fmt.Errorf("remora: look up classes and volumes: %w", either(err, lookup))), failed
+		return admission.Errored(http.StatusInternalServerError, fmt.Errorf("remora: look up what the pod asks for: %w", either(err, lookup))), failed
 	case len(problems) > 0:
 		return refuse(problems), refused
 	case string(now) == string(req.Object.Raw):
@@ -127,7 +133,11 @@ func (h *pods) verify(ctx context.Context, req admission.Request, pod *corev1.Po
 	if len(problems) > 0 {
 		return refuse(explain(problems, bad)), refused
 	}
-	if problems := webhook.Verify(t, s, h.mode, h.config); len(problems) > 0 {
+	problems, err := h.permits.problems(ctx, req.Namespace)
+	if err != nil {
+		return admission.Errored(http.StatusInternalServerError, fmt.Errorf("remora: %w", err)), failed
+	}
+	if problems = append(problems, webhook.Verify(t, s, h.mode, h.config)...); len(problems) > 0 {
 		return refuse(problems), refused
 	}
 	h.event(req, pod, "Injected", "Inject", "%s", told(s))

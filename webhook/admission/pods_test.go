@@ -74,6 +74,30 @@ func TestLimits(t *testing.T) {
 func TestCanary(t *testing.T) {
 	k := realCluster(t)
 	canary := k.second(t, func(c *Config) { c.Inject.Revision, c.Inject.Image = "canary", "remora:canary" })
+	k.configureCanary(t, canary)
+	stable, whole := k.namespace(t), k.namespace(t, "remora.dev/revision", "canary")
+	for _, c := range []struct {
+		ns, label, image, injector string
+	}{{stable, "", image, ""}, {stable, "canary", "remora:canary", "canary"}, {whole, "", "remora:canary", "canary"}} {
+		eventually(t, func() error {
+			pod := annotated(c.ns, "p", nil)
+			if c.label != "" {
+				pod.Labels = map[string]string{"remora.dev/revision": c.label}
+			}
+			if err := k.client.Create(t.Context(), pod, client.DryRunAll); err != nil {
+				return err
+			}
+			if len(pod.Spec.InitContainers) != 1 || pod.Spec.InitContainers[0].Image != c.image {
+				return fmt.Errorf("%+v: %v", c, pod.Spec.InitContainers)
+			}
+			require.Equal(t, c.injector != "", strings.Contains(pod.Annotations["remora.dev/status"], `"injector":"canary"`))
+			return nil
+		})
+	}
+}
+
+// configureCanary sends the pods of revision canary to the webhook at url, until the test is over.
+func (k *k8s) configureCanary(t *testing.T, url string) {
 	revision := func(expressions ...metav1.LabelSelectorRequirement) *metav1.LabelSelector {
 		return &metav1.LabelSelector{MatchExpressions: expressions}
 	}
@@ -84,7 +108,7 @@ func TestCanary(t *testing.T) {
 		u.SetName("remora-canary")
 		t.Cleanup(func() { _ = k.client.Delete(background(), u) })
 		was := k.url
-		k.url = canary
+		k.url = url
 		defer func() { k.url = was }()
 		if err := k.local(u); err != nil {
 			return err
@@ -106,25 +130,46 @@ func TestCanary(t *testing.T) {
 		}
 		return unstructured.SetNestedSlice(u.Object, both, "webhooks")
 	}))
-	stable, whole := k.namespace(t), k.namespace(t, "remora.dev/revision", "canary")
-	for _, c := range []struct {
-		ns, label, image, injector string
-	}{{stable, "", image, ""}, {stable, "canary", "remora:canary", "canary"}, {whole, "", "remora:canary", "canary"}} {
-		eventually(t, func() error {
-			pod := annotated(c.ns, "p", nil)
-			if c.label != "" {
-				pod.Labels = map[string]string{"remora.dev/revision": c.label}
-			}
-			if err := k.client.Create(t.Context(), pod, client.DryRunAll); err != nil {
-				return err
-			}
-			if len(pod.Spec.InitContainers) != 1 || pod.Spec.InitContainers[0].Image != c.image {
-				return fmt.Errorf("%+v: %v", c, pod.Spec.InitContainers)
-			}
-			require.Equal(t, c.injector != "", strings.Contains(pod.Annotations["remora.dev/status"], `"injector":"canary"`))
-			return nil
-		})
+}
+
+// TestPrivilegedMode: a privileged sidecar is the administrator's to allow, for a namespace; what the webhook writes then is what `remora inject`
+// writes; and the API server and Pod Security take it.
+func TestPrivilegedMode(t *testing.T) {
+	k := realCluster(t)
+	k.configureCanary(t, k.second(t, func(c *Config) {
+		c.Mode, c.Inject.Revision, c.Inject.Root = webhook.Privileged, "canary", "/mnt/nvme"
+	}))
+	no := k.namespace(t, "remora.dev/revision", "canary")
+	eventually(t, func() error {
+		return wantError(k.client.Create(t.Context(), annotated(no, "p", nil), client.DryRunAll), "kubectl label namespace "+no+" remora.dev/privileged=allowed")
+	})
+	strict := k.namespace(t, "remora.dev/revision", "canary", "remora.dev/privileged", "allowed")
+	require.ErrorContains(t, k.client.Create(t.Context(), annotated(strict, "p", nil)), "is a Pod Security level that refuses privileged containers")
+	for _, key := range []string{"remora.dev/mode", "remora.dev/privileged"} {
+		require.ErrorContains(t, k.client.Create(t.Context(), annotated(k.namespace(t), "p", map[string]string{key: "privileged"})), key, "a pod that asks")
 	}
+
+	ns := k.namespace(t, "remora.dev/revision", "canary", "remora.dev/privileged", "allowed", "pod-security.kubernetes.io/enforce", "privileged")
+	pod, plain := annotated(ns, "p", nil), annotated(ns, "p", nil)
+	pod.Spec.ServiceAccountName, plain.Spec.ServiceAccountName = "default", "default" // as every pod has it in a cluster
+	text, err := json.Marshal(plain)
+	require.NoError(t, err)
+	require.NoError(t, k.client.Create(t.Context(), pod))
+	text = bytes.Replace(text, []byte("{"), []byte(`{"apiVersion":"v1","kind":"Pod",`), 1)
+	out, err := webhook.Inject([]webhook.File{{Name: "pod", Data: text}}, webhook.Options{Mode: webhook.Privileged, Config: webhook.Config{Image: image, Revision: "canary", Root: "/mnt/nvme"}})
+	require.NoError(t, err)
+	byHand := &corev1.Pod{}
+	require.NoError(t, json.Unmarshal(out.Files[0].Data, byHand))
+	byHand.Name = "by-hand"
+	require.NoError(t, k.client.Create(t.Context(), byHand), "injected already")
+	require.Equal(t, byHand.Spec, pod.Spec)
+	require.Equal(t, byHand.Annotations, pod.Annotations)
+	require.Equal(t, "/mnt/nvme/.mounts", pod.Spec.Volumes[len(pod.Spec.Volumes)-1].HostPath.Path)
+	require.True(t, *pod.Spec.InitContainers[0].SecurityContext.Privileged)
+
+	other := pod.DeepCopy()
+	other.Spec.InitContainers[0].Image = image + "-next"
+	require.ErrorContains(t, k.client.Update(t.Context(), other), "would end the mounts of a running pod")
 }
 
 // TestDryRun says that a dry run shows the injection and leaves nothing behind.
@@ -261,7 +306,7 @@ func TestRunningPod(t *testing.T) {
 
 // TestLargeRequest: two objects of the largest size pass, more is refused and not read.
 func TestLargeRequest(t *testing.T) {
-	h := newGoldenServer(t, nil)
+	h := newGoldenServer(t, webhook.Node, nil)
 	pod := annotated("default", "p", nil)
 	pod.Annotations["example.com/large"] = strings.Repeat("x", 3<<20)
 	text, err := json.Marshal(pod)

@@ -212,8 +212,9 @@ func (s *server) certificate(ctx context.Context, group *errgroup.Group) (func(*
 // mux is the admission server. Its paths take bodies of 7 MiB at most, which is two of the largest objects.
 func (s *server) mux() http.Handler {
 	c := &classes{cached: s.cluster.GetCache(), live: s.cluster.GetAPIReader()}
-	p := &pods{mode: s.cfg.Mode, config: s.cfg.Inject, classes: c, places: placement{s.cluster.GetCache(), s.cluster.GetAPIReader()}, events: s.cluster.GetEventRecorder("remora.dev/webhook")}
-	w := &workloads{mode: s.cfg.Mode, config: s.cfg.Inject, classes: c}
+	may := permits{mode: s.cfg.Mode, live: s.cluster.GetAPIReader()}
+	p := &pods{mode: s.cfg.Mode, config: s.cfg.Inject, classes: c, permits: may, places: placement{s.cluster.GetCache(), s.cluster.GetAPIReader()}, events: s.cluster.GetEventRecorder("remora.dev/webhook")}
+	w := &workloads{mode: s.cfg.Mode, config: s.cfg.Inject, classes: c, permits: may}
 	return handlers(newObserver(s.spans), p, w)
 }
 

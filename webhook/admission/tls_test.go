@@ -19,6 +19,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/remora-storage/remora/webhook"
 )
 
 // serial is that of the certificate which the address serves.
@@ -222,7 +224,7 @@ func TestConfig(t *testing.T) {
 		"no certificate":                     {Kubernetes: k.config, Mode: "node"},
 		"leave one out":                      {Kubernetes: k.config, TLSDir: "x", SelfSigned: SelfSigned{Namespace: "x"}},
 		"write --mode=node":                  {Kubernetes: k.config, TLSDir: "x", Mode: "dev"},
-		"would never start":                  {Kubernetes: k.config, TLSDir: "x", Mode: "privileged"},
+		"allowed: an absolute path":          {Kubernetes: k.config, TLSDir: "x", Mode: "privileged", Inject: webhook.Config{Root: "/a/../b"}},
 		"tls.crt: no such file or directory": {Kubernetes: k.config, TLSDir: t.TempDir(), Mode: "node", Listen: "127.0.0.1:0"},
 	} {
 		cfg.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))

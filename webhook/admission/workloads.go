@@ -21,6 +21,7 @@ type workloads struct {
 	mode    webhook.Mode
 	config  webhook.Config
 	classes *classes
+	permits permits
 }
 
 // mutate gives templates the volumes that the API server misses in them.
@@ -52,9 +53,14 @@ func (h *workloads) validate(ctx context.Context, req admission.Request) (admiss
 		}
 	}
 	_, result, problems, err := h.classes.inject(ctx, req.Object.Raw, webhook.Options{Mode: h.mode, Config: h.config})
+	if err == nil && len(problems)+len(result.Workloads) > 0 {
+		var more []spec.Problem
+		more, err = h.permits.problems(ctx, req.Namespace)
+		problems = append(more, problems...)
+	}
 	switch {
 	case err != nil:
-		return admission.Errored(http.StatusInternalServerError, fmt.Errorf("remora: look up classes: %w", err)), failed
+		return admission.Errored(http.StatusInternalServerError, fmt.Errorf("remora: look up what the workload asks for: %w", err)), failed
 	case len(problems) > 0:
 		return refuse(problems), refused
 	case len(result.Workloads) > 0:
