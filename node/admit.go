@@ -117,7 +117,7 @@ func (n *node) identify(ctx context.Context, id podID) (*corev1.Pod, error) {
 }
 
 // injected reads what the injector wrote into the sidecar's arguments, which cannot be changed in a pod.
-func injected(pod *corev1.Pod) ([]spec.Volume, error) {
+func injected(pod *corev1.Pod, mode string) ([]spec.Volume, error) {
 	i := slices.IndexFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == sidecarName })
 	if i < 0 {
 		return nil, errors.New("has no init container " + sidecarName)
@@ -126,8 +126,8 @@ func injected(pod *corev1.Pod) ([]spec.Volume, error) {
 	if c.RestartPolicy == nil || *c.RestartPolicy != corev1.ContainerRestartPolicyAlways {
 		return nil, fmt.Errorf("init container %s has lost its restartPolicy: Always, probably to another webhook", sidecarName)
 	}
-	if len(c.Args) == 0 || c.Args[0] != "sidecar" || !slices.Contains(c.Args, "--mode=node") {
-		return nil, fmt.Errorf("init container %s is not a sidecar in mode node", sidecarName)
+	if len(c.Args) == 0 || c.Args[0] != "sidecar" || !slices.Contains(c.Args, "--mode="+mode) {
+		return nil, fmt.Errorf("init container %s is not a sidecar in mode %s", sidecarName, mode)
 	}
 	var volumes []spec.Volume
 	for _, arg := range c.Args {
@@ -175,7 +175,7 @@ func wanted(pod *corev1.Pod) ([]spec.Volume, error) {
 		}
 		return volumes, nil
 	}
-	by, err := injected(pod)
+	by, err := injected(pod, "node")
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +201,11 @@ func (n *node) admit(ctx context.Context, id podID) (*admission, error) {
 	if err != nil {
 		return nil, err
 	}
-	volumes, err := wanted(pod)
+	want := wanted
+	if n.hold {
+		want = func(pod *corev1.Pod) ([]spec.Volume, error) { return injected(pod, "privileged") }
+	}
+	volumes, err := want(pod)
 	if err != nil {
 		return nil, refuse("NotInjected", codes.FailedPrecondition,
 			"pod %s/%s %v: it was not injected, or was changed afterwards; delete it, so that its controller makes it anew", id.Namespace, id.Name, err)

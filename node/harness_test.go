@@ -26,6 +26,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	registration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
+	"github.com/remora-storage/remora/api/v1alpha1"
 	"github.com/remora-storage/remora/node"
 	"github.com/remora-storage/remora/node/host"
 	"github.com/remora-storage/remora/sidecar"
@@ -67,6 +68,9 @@ func newRig(t *testing.T, change func(*node.Config)) *rig {
 		require.NoError(t, err)
 		require.NoError(t, host.Detach(dir))
 	})
+	if r.cfg.KubeletDir == "" { // of privileged mode: there is no plugin
+		return r
+	}
 	r.start()
 	conn, err := grpc.NewClient("passthrough:///csi", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
@@ -238,9 +242,13 @@ func (r *rig) socket(p *corev1.Pod) string {
 
 // sidecar starts the pod's sidecar, as nobody, with what it sees in its container.
 func (r *rig) sidecar(p *corev1.Pod, volumes ...string) *process {
+	return r.sidecarAt(p, "node", r.target(p, "remora-disks"), volumes...)
+}
+
+func (r *rig) sidecarAt(p *corev1.Pod, mode, disks string, volumes ...string) *process {
 	r.t.Helper()
-	socket := "unix:" + r.socket(p)
-	cfg := sidecar.Config{Mode: "node", Pod: p.Name, Namespace: p.Namespace, PodUID: string(p.UID), Node: r.cfg.Node, Disks: r.target(p, "remora-disks"),
+	socket := "unix:" + filepath.Join(disks, "run/node.sock")
+	cfg := sidecar.Config{Mode: mode, Pod: p.Name, Namespace: p.Namespace, PodUID: string(p.UID), Node: r.cfg.Node, Disks: disks,
 		Authority: socket, Keys: socket, Holder: socket, SegmentBytes: 1 << 20}
 	if len(volumes) == 0 {
 		volumes = []string{"data"}
@@ -267,8 +275,8 @@ func (r *rig) program(path string) *process {
 func (r *rig) serves(p *corev1.Pod, epoch int) {
 	r.t.Helper()
 	r.eventually(fmt.Sprint("a sidecar serves in epoch ", epoch), func() bool {
-		o := r.api.volume(p.Namespace, "data-"+p.Name)
-		return o.Status.Epoch >= uint64(epoch) && r.metric("remora_node_unserved_mounts") == 0 && r.metric("remora_node_mounts_without_descriptor") == 0
+		var o v1alpha1.VolumeObject
+		return r.api.get(volumePath(p.Namespace, "data-"+p.Name), &o) && o.Status.Epoch >= uint64(epoch) && r.metric("remora_node_unserved_mounts") == 0 && r.metric("remora_node_mounts_without_descriptor") == 0
 	})
 }
 

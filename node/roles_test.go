@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -20,6 +21,7 @@ import (
 const (
 	roleVariable = "NODE_TEST_ROLE"
 	rolePlugin   = "plugin"
+	roleHold     = "hold"
 	roleSidecar  = "sidecar"
 	roleProgram  = "program"
 )
@@ -34,6 +36,8 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	case rolePlugin:
 		err = plugin(ctx, log)
+	case roleHold:
+		err = hold(ctx, log)
 	case roleSidecar:
 		var cfg sidecar.Config
 		if err = json.Unmarshal([]byte(os.Args[1]), &cfg); err == nil {
@@ -60,6 +64,20 @@ func plugin(ctx context.Context, log *slog.Logger) error {
 	}
 	cfg.API, cfg.Keys, cfg.Logger = client, kube.Keys{Client: client, Namespace: "remora-system"}, log
 	return node.Run(ctx, cfg)
+}
+
+func hold(ctx context.Context, log *slog.Logger) error {
+	var cfg node.Config
+	var h node.Held
+	if err := errors.Join(json.Unmarshal([]byte(os.Args[1]), &cfg), json.Unmarshal([]byte(os.Args[3]), &h)); err != nil {
+		return err
+	}
+	client, err := kube.New(os.Args[2], "test")
+	if err != nil {
+		return err
+	}
+	cfg.API, cfg.Keys, cfg.Logger = client, node.FileKeys{Root: cfg.Root}, log
+	return node.Hold(ctx, cfg, h)
 }
 
 // program appends lines to a file, each synced, and says how many there are, until its input ends; then it reads all of them back.

@@ -38,11 +38,18 @@ type node struct {
 	registered  atomic.Bool
 	failed      chan error
 	warnNoQuota sync.Once
+	hold        bool // this is Hold
 
 	mu    sync.Mutex
 	pods  map[string]*pod       // by UID
 	spare map[spareKey][]string // directories that were made and not assigned
 	made  map[string]bool       // <namespace>/<directory> that this process made and no Volume names
+}
+
+func newNode(ctx context.Context, cfg Config) *node {
+	n := &node{cfg: cfg, ctx: ctx, events: make(chan kube.Event, maxEvents), failed: make(chan error, 4), pods: map[string]*pod{}, spare: map[spareKey][]string{}, made: map[string]bool{}}
+	n.metrics = newMetrics(n)
+	return n
 }
 
 // Run is the node plugin, until ctx ends. Mounts stay when it returns.
@@ -58,8 +65,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	socketsCtx, stopSockets := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopSockets()
-	n := &node{cfg: cfg, ctx: socketsCtx, events: make(chan kube.Event, maxEvents), failed: make(chan error, 4), pods: map[string]*pod{}, spare: map[spareKey][]string{}, made: map[string]bool{}}
-	n.metrics = newMetrics(n)
+	n := newNode(socketsCtx, cfg)
 	n.background.Go(func() { n.watch(socketsCtx) })
 	n.background.Go(func() { n.tellAll(socketsCtx) })
 	obeying, stopObeying := context.WithCancel(ctx)
@@ -179,7 +185,7 @@ func (n *node) listenHTTP() (stop func(), err error) {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if !n.registered.Load() {
-			http.Error(w, "the kubelet has not registered the driver yet", http.StatusServiceUnavailable)
+			http.Error(w, "the kubelet has not registered the driver yet, or the pod has not got its volumes", http.StatusServiceUnavailable)
 			return
 		}
 		_, _ = w.Write([]byte("ok\n"))

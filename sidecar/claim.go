@@ -173,7 +173,7 @@ func (v *volume) bootstrap(ctx context.Context) (*diskdir.Replica, *openDisk, er
 
 // newDisk is where a new replica goes.
 func (v *volume) newDisk(ctx context.Context) (*openDisk, error) {
-	if v.s.cfg.Mode == ModeNode {
+	if v.s.cfg.held() {
 		return v.s.disks.assigned(ctx, v.object.AssignedDisk)
 	}
 	return v.s.disks.forNew(ctx)

@@ -22,11 +22,13 @@ import (
 const (
 	ModeDev  = "dev"  // `remora dev`
 	ModeNode = "node" // the node plugin, through the pod's socket
+	// ModePrivileged is ModeNode with `remora hold` of the same container in the plugin's place.
+	ModePrivileged = "privileged"
 )
 
 // Config of a sidecar. What the injector put into the pod, and nothing else.
 type Config struct {
-	Mode         string        // dev or node
+	Mode         string        // dev, node or privileged
 	Pod          string        // name of the pod
 	Namespace    string        // its namespace: the tenant
 	PodUID       string        // of this instance of the pod
@@ -77,11 +79,11 @@ func (c Config) withDefaults() (Config, error) {
 	where := "file:DIR"
 	switch c.Mode {
 	case ModeDev:
-	case ModeNode:
+	case ModeNode, ModePrivileged:
 		where = "unix:PATH"
 		need("POD_UID", c.PodUID, "the pod's UID")
 	default:
-		errs = append(errs, fmt.Errorf("--mode %q cannot run yet; allowed: dev, node (privileged comes with a later release)", c.Mode))
+		errs = append(errs, fmt.Errorf("--mode %q; allowed: dev, node, privileged", c.Mode))
 	}
 	for _, f := range []struct{ flag, value, allowed string }{
 		{"--authority", c.Authority, where}, {"--keys", c.Keys, where}, {"--holder", c.Holder, "unix:PATH"}, {"--identity", c.Identity, "file:DIR"},
@@ -102,11 +104,14 @@ func (c Config) withDefaults() (Config, error) {
 		c.SegmentBytes = 16 << 20
 	}
 	c.fs, c.rand, c.now = disk.OS, rand.Reader, time.Now
-	if c.Mode != ModeNode { // there the node plugin makes the directories, in a mount that is read-only itself
+	if !c.held() { // there the node plugin makes the directories, in a mount that is read-only itself
 		errs = append(errs, writable(c.Disks))
 	}
 	return c, errors.Join(errs...)
 }
+
+// held tells whether mounts, Volume objects and keys come through the pod's socket.
+func (c *Config) held() bool { return c.Mode == ModeNode || c.Mode == ModePrivileged }
 
 // writable refuses a directory in which nothing can be made, before anything is.
 func writable(dir string) error {

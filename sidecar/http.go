@@ -63,7 +63,7 @@ const (
 
 // readyz is 200 when every volume is mounted.
 func (s *sidecar) readyz(w http.ResponseWriter, r *http.Request) {
-	if s.cfg.Mode == ModeNode {
+	if s.cfg.held() {
 		until, cancel := context.WithTimeout(r.Context(), readyzWait)
 		defer cancel()
 		look := time.NewTicker(readyzLook)

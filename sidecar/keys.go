@@ -43,9 +43,9 @@ func (v *volume) openKeys(ctx context.Context) (*seal.Keys, error) {
 
 // findKey reads the key, or makes one for a new volume, and says where it is. In node mode the node plugin does both.
 func (v *volume) findKey(ctx context.Context, isNew bool) (key []byte, where string, err error) {
-	if v.s.cfg.Mode == ModeNode {
+	if v.s.cfg.held() {
 		key, err = v.s.plugin().Key(ctx, v.object.Name)
-		return key, "the volume's Secret", err
+		return key, "the volume's Secret, or the node's folder of keys", err
 	}
 	where = filepath.Join(strings.TrimPrefix(v.s.cfg.Keys, "file:"), v.object.Name+".key")
 	key, err = readKey(where)

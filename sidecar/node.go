@@ -25,7 +25,7 @@ func (v *volume) attachOnce(ctx context.Context, path string) (*holder.Client, e
 	for {
 		c, err := holder.Attach(ctx, path, v.spec.Name)
 		var refused *holder.RefusedError
-		if err == nil || errors.As(err, &refused) || v.s.cfg.Mode != ModeNode {
+		if err == nil || errors.As(err, &refused) || !v.s.cfg.held() {
 			return c, err
 		}
 		select {
@@ -38,7 +38,7 @@ func (v *volume) attachOnce(ctx context.Context, path string) (*holder.Client, e
 
 // learnNames asks in node mode which Volumes the pod's volumes are: a Deployment's pod takes over those of one that is gone.
 func (s *sidecar) learnNames(ctx context.Context) error {
-	if s.cfg.Mode != ModeNode {
+	if !s.cfg.held() {
 		return nil
 	}
 	names, err := s.plugin().Names(ctx)

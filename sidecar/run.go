@@ -42,7 +42,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	s := &sidecar{cfg: cfg, auth: authority.Files{Dir: strings.TrimPrefix(cfg.Authority, "file:")}}
-	if cfg.Mode == ModeNode {
+	if cfg.held() {
 		s.auth = s.plugin()
 	}
 	s.trace, err = telemetry.New(telemetry.Config{

@@ -275,7 +275,7 @@ var errHolderGone = errors.New("the holder of the mount is gone")
 
 // wait returns nil when ctx ends or the mount has ended, an error when something broke.
 func (v *volume) wait(ctx context.Context) error {
-	if v.s.cfg.Mode == ModeNode {
+	if v.s.cfg.held() {
 		return v.keep(ctx)
 	}
 	select {

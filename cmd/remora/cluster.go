@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// clusterProgram is where `remora webhook` and `remora node` are: beside this program.
+// clusterProgram is where `remora webhook`, `remora node` and `remora hold` are: beside this program.
 const clusterProgram = "remora-cluster"
 
 func webhookCommand() *cobra.Command {
@@ -20,6 +20,10 @@ func webhookCommand() *cobra.Command {
 
 func nodeCommand() *cobra.Command {
 	return elsewhere("node", "Run the node plugin: makes the mounts of a node's pods; the DaemonSet runs this, people do not")
+}
+
+func holdCommand() *cobra.Command {
+	return elsewhere("hold", "Make and hold the mounts of one pod, in privileged mode; remora-init runs this, people do not")
 }
 
 // elsewhere is a command of the other program: this process becomes it.

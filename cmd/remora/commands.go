@@ -12,6 +12,7 @@ func commands() []*cobra.Command {
 		webhookCommand(),
 		sidecarCommand(),
 		nodeCommand(),
+		holdCommand(),
 		checkCommand(),
 		dumpCommand(),
 	}

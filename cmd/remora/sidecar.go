@@ -46,7 +46,7 @@ func sidecarCommand() *cobra.Command {
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&cfg.Mode, "mode", "dev", "who makes the mounts: dev or node (the node plugin)")
+	f.StringVar(&cfg.Mode, "mode", "dev", "who makes the mounts: dev, node (the node plugin) or privileged (remora hold)")
 	f.StringArrayVar(&volumes, "volume", nil, "a volume: name=NAME,size=BYTES,class=CLASS,replicas=N,sealing=on|off,trace=TRACE (repeatable)")
 	f.Uint32Var(&cfg.FSGroup, "fs-group", 0, "group that the root of every volume belongs to, and what is made in it: the pod's fsGroup; 0: none")
 	f.StringVar(&cfg.Disks, "disks", "", "directory of the tenant's disk directories on this node")
@@ -58,7 +58,7 @@ func sidecarCommand() *cobra.Command {
 	f.StringVar(&cfg.Listen, "listen", "", "address of /readyz, /status and /metrics: unix:PATH or HOST:PORT")
 	f.BoolVar(&cfg.NoResend, "no-resend", false, "behave as on a kernel without FUSE_NOTIFY_RESEND (before 6.9)")
 	_ = f.MarkHidden("no-resend") // for tests; it fails only for a flag that is not there
-	f.String("mounts", "", "directory in which privileged mode mounts")
+	f.String("root", "", "where this container sees the node's disk directories in privileged mode; for remora hold, which gets the same arguments")
 	f.StringVar(&logFormat, "log-format", "text", "text or json")
 	return c
 }

@@ -72,6 +72,29 @@ func Show(dst *Dir, trees []Tree) (err error) {
 	return setAttr(fs, ReadOnly|NoSUID|NoDev|NoExec)
 }
 
+// Shelf mounts at dst a small tmpfs with these directories, in which nothing can be made: places for mounts. It is read-only before it is
+// there, so that its copies in other mount namespaces are, too.
+func Shelf(dst *Dir, names []string) error {
+	fs, err := tmpfs()
+	if err != nil {
+		return fmt.Errorf("mount %s: %w", dst.path, err)
+	}
+	defer unix.Close(fs)
+	root := &Dir{os.NewFile(uintptr(dup(fs)), dst.path), dst.path}
+	defer root.Close()
+	for _, name := range names {
+		place, err := root.Make(name, 0o555, 0, 0)
+		if err != nil {
+			return err
+		}
+		place.Close()
+	}
+	if err := setAttr(fs, ReadOnly|NoSUID|NoDev|NoExec); err != nil {
+		return err
+	}
+	return attach(fs, dst)
+}
+
 func dup(fd int) int {
 	n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
