@@ -48,7 +48,15 @@ func run(kubectl string, check bool) error {
 	if err != nil {
 		return err
 	}
-	crds, templates := chart(selfSigned, certManager)
+	privileged, err := build("privileged")
+	if err != nil {
+		return err
+	}
+	modes, err := compareModes(selfSigned, privileged)
+	if err != nil {
+		return err
+	}
+	crds, templates := chart(selfSigned, certManager, modes)
 	return errors.Join(file("manifests/chart/crds/remora.yaml", crds, check), file("manifests/chart/templates/remora.yaml", templates, check))
 }
 
@@ -63,17 +71,48 @@ func file(name, want string, check bool) error {
 	return os.WriteFile(name, []byte(want), 0o644)
 }
 
+// modes is what differs in privileged mode: objects of the one mode only, by ID, and those that come with the other.
+type modes struct {
+	nodeOnly       map[string]bool
+	privilegedOnly []object
+}
+
+// compareModes refuses differences that are not a whole object, or the webhook's --mode: the chart could not have them.
+func compareModes(node, privileged string) (modes, error) {
+	m := modes{nodeOnly: map[string]bool{}}
+	a, b := objects(node), objects(privileged)
+	for _, o := range a {
+		other := slices.IndexFunc(b, func(x object) bool { return x.id == o.id })
+		if other < 0 {
+			m.nodeOnly[o.id] = true
+		} else if strings.Replace(o.text, "--mode=node", "--mode=privileged", 1) != b[other].text {
+			return m, fmt.Errorf("%s differs between the overlays self-signed and privileged in more than --mode", o.id)
+		}
+	}
+	for _, o := range b {
+		if !slices.ContainsFunc(a, func(x object) bool { return x.id == o.id }) {
+			m.privilegedOnly = append(m.privilegedOnly, o)
+		}
+	}
+	return m, nil
+}
+
 // chart returns the CRDs, which Helm installs first and as they are, and the templates of everything else but the namespace, which is
 // Helm's business.
-func chart(selfSigned, certManager string) (crds, templates string) {
+func chart(selfSigned, certManager string, m modes) (crds, templates string) {
 	a, b := objects(selfSigned), objects(certManager)
 	var c, t strings.Builder
+	for _, o := range m.privilegedOnly {
+		t.WriteString("{{- if eq .Values.mode \"privileged\" }}\n---\n" + values(o.text) + "{{- end }}\n")
+	}
 	for _, o := range a {
 		other := slices.IndexFunc(b, func(x object) bool { return x.id == o.id })
 		switch {
 		case strings.HasPrefix(o.id, "Namespace "):
 		case strings.HasPrefix(o.id, "CustomResourceDefinition "):
 			c.WriteString("---\n" + o.text)
+		case m.nodeOnly[o.id]:
+			t.WriteString("{{- if eq .Values.mode \"node\" }}\n---\n" + values(o.text) + "{{- end }}\n")
 		case other < 0:
 			t.WriteString("{{- if eq .Values.certificate \"self-signed\" }}\n---\n" + values(o.text) + "{{- end }}\n")
 		case b[other].text == o.text:
@@ -113,5 +152,6 @@ func objects(stream string) (all []object) {
 
 // values puts Helm's values in the place of what an overlay has.
 func values(text string) string {
-	return strings.NewReplacer("remora-storage/remora:0.1.0", "{{ .Values.image }}", "remora-system", "{{ .Release.Namespace }}").Replace(text)
+	return strings.NewReplacer("remora-storage/remora:0.1.0", "{{ .Values.image }}", "remora-system", "{{ .Release.Namespace }}",
+		"--mode=node", "--mode={{ .Values.mode }}").Replace(text)
 }
