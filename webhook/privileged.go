@@ -13,7 +13,7 @@ import (
 
 // Privileged mode, for clusters in which the node plugin may not be installed: the sidecar's container does the plugin's work for its own pod
 // (`remora hold`, docs/privileged.md). Mounts are made below <root>/.mounts/<pod UID>/ of the node, a hostPath, which kubelet never
-// looks into and never empties, and from there they are bound into the pod's other containers (docs/decisions/0019).
+// looks into and never empties, and from there they are bound into the pod's other containers (docs/decisions/0022).
 
 // DefaultRoot is the node's folder of disk directories where Config names none.
 const DefaultRoot = "/var/lib/remora"

@@ -53,6 +53,9 @@ func TestPrivileged(t *testing.T) {
 		}
 	}
 	t.Logf("%d kills; the writer: %s", *kills, tail(s.logs("db-0", "writer"), 1))
+	for _, line := range s.memory(s.name, "db-0", "remora") {
+		t.Log("FIGURE privileged sidecar:", line)
+	}
 	p := s.replaced("db-0", func() { s.kubectl("delete", "pod", "db-0") })
 	require.Contains(t, s.logs("db-0", "sqlite"), "check: ok")
 	require.Equal(t, first.Spec.NodeName, p.Spec.NodeName, "its Volume is there")
