@@ -19,9 +19,6 @@ type Held struct {
 	Disks               string // directory of this container at which the sidecar finds its disk directories and the socket
 }
 
-// MountsFolder is the folder below Config.Root in which Hold mounts (webhook.MountsFolder).
-const MountsFolder = ".mounts"
-
 // Pauses of Hold: between tries to get the pod's volumes, and between looks for what others left behind.
 const (
 	firstTry   = 100 * time.Millisecond
@@ -34,7 +31,7 @@ const (
 // Config.KubeletDir, which is the container's own). With the container everything ends: mounts that it left are taken away by the next one of
 // this pod, or by that of any other pod of this node.
 //
-// Below Config.Root, which must be the node's folder with Bidirectional propagation, it mounts at .mounts/<uid>/<volume>. The folder <uid> is a
+// Below Config.Root, which must be the node's folder with Bidirectional propagation, it mounts at .mounts/pods/<uid>/<volume>. The folder <uid> is a
 // read-only tmpfs: where a mount is missing, kubelet finds a directory there in which nothing can be written.
 func Hold(ctx context.Context, cfg Config, h Held) error {
 	cfg, err := cfg.withDefaults()

@@ -69,7 +69,7 @@ func (c *container) killed() {
 }
 
 func (c *container) mount() string {
-	return filepath.Join(c.r.cfg.Root, ".mounts", string(c.p.UID), "data")
+	return filepath.Join(c.r.cfg.Root, ".mounts/pods", string(c.p.UID), "data")
 }
 
 func (r *rig) mountsOfRoot() (all []string) {
@@ -89,6 +89,11 @@ func TestHold(t *testing.T) {
 	c := r.container(p)
 	r.serves(p, 1)
 	require.ElementsMatch(t, []string{"run", "disk-0"}, names(t, filepath.Join(c.dir, "disks")))
+	for folder, mode := range map[string]os.FileMode{".mounts": 0o700, ".mounts/pods": 0o777, ".keys": 0o700} {
+		info, err := os.Stat(filepath.Join(r.cfg.Root, folder))
+		require.NoError(t, err)
+		require.Equal(t, mode, info.Mode().Perm(), folder)
+	}
 	writer := r.program(filepath.Join(c.mount(), "file"))
 	for epoch := 2; epoch < 5; epoch++ {
 		c.side.kill()
@@ -112,7 +117,7 @@ func TestHold(t *testing.T) {
 	c.hold.end(syscall.SIGTERM)
 	require.True(t, c.hold.ProcessState.Success())
 	require.Empty(t, r.mountsOfRoot())
-	require.Empty(t, names(t, filepath.Join(r.cfg.Root, ".mounts")))
+	require.Empty(t, names(t, filepath.Join(r.cfg.Root, ".mounts/pods")))
 
 	r.api.remove(podPath("default", "db-0"))
 	next := r.container(r.privileged("db-0"))
@@ -153,9 +158,9 @@ func TestHoldKilledContainer(t *testing.T) {
 	other := r.container(r.privileged("other"))
 	r.serves(other.p, 1)
 	r.eventually("the other pod's container takes away what is left", func() bool {
-		return slices.Equal(r.mountsOfRoot(), []string{"tmpfs /.mounts/" + string(other.p.UID), "fuse.remora /.mounts/" + string(other.p.UID) + "/data"})
+		return slices.Equal(r.mountsOfRoot(), []string{"tmpfs /.mounts/pods/" + string(other.p.UID), "fuse.remora /.mounts/pods/" + string(other.p.UID) + "/data"})
 	})
-	r.eventually("its folder and its lock", func() bool { return len(names(t, filepath.Join(r.cfg.Root, ".mounts"))) == 2 })
+	r.eventually("its folder and its lock", func() bool { return len(names(t, filepath.Join(r.cfg.Root, ".mounts/pods"))) == 2 })
 }
 
 // TestHoldRefuses: a pod that was not injected for this mode gets nothing, an event says why, and nothing is left of the try.
@@ -167,5 +172,5 @@ func TestHoldRefuses(t *testing.T) {
 	c.side.end(syscall.SIGTERM)
 	c.hold.end(syscall.SIGTERM)
 	require.Empty(t, r.mountsOfRoot())
-	require.Empty(t, names(t, filepath.Join(r.cfg.Root, ".mounts")))
+	require.Empty(t, names(t, filepath.Join(r.cfg.Root, ".mounts/pods")))
 }

@@ -15,15 +15,35 @@ import (
 	"github.com/remora-storage/remora/node/host"
 )
 
-// shelf is ROOT/.mounts/<uid>: where the mounts of a pod of privileged mode are. ROOT/.mounts/<uid>.lock is locked as long as its container
+// shelf is ROOT/.mounts/pods/<uid>: where the mounts of a pod of privileged mode are. <uid>.lock beside it is locked as long as its container
 // lives, so that others know what is left behind.
 type shelf struct {
-	dir, uid string // ROOT/.mounts
+	dir, uid string // ROOT/.mounts/pods
 	path     string
 	lock     *os.File
 }
 
 const lockSuffix = ".lock"
+
+// The folder of shelves, which pods have as a hostPath (webhook.MountsFolder). Where a container mounts a folder of its volume that is not there,
+// kubelet makes it, with the permissions of the hostPath: everybody's, as an emptyDir's are. So the folder around it is root's alone.
+const (
+	mountsFolder = ".mounts"
+	podsFolder   = "pods"
+)
+
+// openFolder makes or opens a folder of ours, with these permissions: kubelet may have made it, with others.
+func openFolder(in *host.Dir, name string, mode uint32) (*host.Dir, error) {
+	d, err := in.Ensure(name, mode, 0, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", d.Fd()), mode); err != nil {
+		d.Close()
+		return nil, fmt.Errorf("permissions of %s: %w", d.Path(), err)
+	}
+	return d, nil
+}
 
 // openShelf waits, if another container of this pod is just ending.
 func openShelf(ctx context.Context, root, uid string) (*shelf, error) {
@@ -32,12 +52,17 @@ func openShelf(ctx context.Context, root, uid string) (*shelf, error) {
 		return nil, fmt.Errorf("root of the disk directories (--root; is the node's folder mounted there?): %w", err)
 	}
 	defer top.Close()
-	mounts, err := top.Ensure(MountsFolder, 0o711, 0, 0)
+	around, err := openFolder(top, mountsFolder, 0o700)
+	if err != nil {
+		return nil, err
+	}
+	defer around.Close()
+	mounts, err := openFolder(around, podsFolder, 0o777)
 	if err != nil {
 		return nil, err
 	}
 	defer mounts.Close()
-	s := &shelf{dir: filepath.Join(root, MountsFolder), uid: uid}
+	s := &shelf{dir: mounts.Path(), uid: uid}
 	s.path = filepath.Join(s.dir, uid)
 	for s.lock == nil {
 		if s.lock, err = take(s.path + lockSuffix); err != nil {

@@ -12,7 +12,7 @@ import (
 )
 
 // Privileged mode, for clusters in which the node plugin may not be installed: the sidecar's container does the plugin's work for its own pod
-// (`remora hold`, docs/privileged.md). Mounts are made below <root>/.mounts/<pod UID>/ of the node, a hostPath, which kubelet never
+// (`remora hold`, docs/privileged.md). Mounts are made below <root>/.mounts/pods/<pod UID>/ of the node, a hostPath, which kubelet never
 // looks into and never empties, and from there they are bound into the pod's other containers (docs/decisions/0022).
 
 // DefaultRoot is the node's folder of disk directories where Config names none.
@@ -24,8 +24,8 @@ const RootPath = "/remora/root"
 // PrivilegedSocket is where the sidecar of privileged mode finds who holds its mounts.
 const PrivilegedSocket = NodeSocket
 
-// MountsFolder is the folder below Config.Root in which the mounts of pods of privileged mode are. No namespace has that name.
-const MountsFolder = ".mounts"
+// MountsFolder is the folder below Config.Root in which the mounts of pods of privileged mode are. No namespace has such a name.
+const MountsFolder = ".mounts/pods"
 
 // LabelPrivileged is the label by which an administrator lets a namespace's pods have privileged sidecars; its value is PrivilegedAllowed.
 const (

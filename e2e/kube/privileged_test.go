@@ -37,9 +37,11 @@ func TestPrivileged(t *testing.T) {
 
 	s := stable.sibling("p", "remora.dev/privileged: allowed, pod-security.kubernetes.io/enforce: privileged")
 	s.kubectl("create", "rolebinding", "remora-pod", "--clusterrole=remora-pod", "--group=system:serviceaccounts:"+s.name)
-	s.apply(statefulSet("db", 1, writerContainer("data"), shell("sqlite", "data", sqliteScript)))
+	below := strings.Replace(shell("below", "data", "set -e; echo hello >/data/f; trap 'exit 0' TERM; while :; do sleep 1; done"), "mountPath: /data}", "mountPath: /data, subPath: a/b}", 1)
+	s.apply(statefulSet("db", 1, writerContainer("data"), shell("sqlite", "data", sqliteScript), below))
 	first := s.ready("db-0")
 	require.Contains(t, first.Annotations["remora.dev/status"], `"mode":"privileged"`)
+	require.Contains(t, s.kubectl("exec", "db-0", "-c", "writer", "--", "cat", "/data/a/b/f"), "hello", "a folder of the volume, which kubelet made")
 	require.NotEmpty(t, s.k.mounts(t.Context(), []string{string(first.UID)}), "otherwise looking for what is left proves nothing")
 	require.Equal(t, "65534", s.uidOf(first, "sidecar"), "what serves is not root")
 	require.Equal(t, "0", s.uidOf(first, "hold"))
@@ -48,7 +50,7 @@ func TestPrivileged(t *testing.T) {
 	for i := range *kills {
 		s.killProgram(s.ready("db-0"), []string{"sidecar", "hold"}[i%2])
 		p := s.ready("db-0")
-		for _, c := range []string{"remora", "writer", "sqlite"} {
+		for _, c := range []string{"remora", "writer", "sqlite", "below"} {
 			require.Zero(t, restarts(p, c), "kill %d: container %s was started again", i, c)
 		}
 	}

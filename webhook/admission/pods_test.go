@@ -164,7 +164,7 @@ func TestPrivilegedMode(t *testing.T) {
 	require.NoError(t, k.client.Create(t.Context(), byHand), "injected already")
 	require.Equal(t, byHand.Spec, pod.Spec)
 	require.Equal(t, byHand.Annotations, pod.Annotations)
-	require.Equal(t, "/mnt/nvme/.mounts", pod.Spec.Volumes[len(pod.Spec.Volumes)-1].HostPath.Path)
+	require.Equal(t, "/mnt/nvme/.mounts/pods", pod.Spec.Volumes[len(pod.Spec.Volumes)-1].HostPath.Path)
 	require.True(t, *pod.Spec.InitContainers[0].SecurityContext.Privileged)
 
 	other := pod.DeepCopy()
