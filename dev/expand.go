@@ -56,7 +56,7 @@ func expand(workloads []webhook.Workload, nodes int, placed *placement, log *slo
 	copies := 1
 	for _, w := range workloads {
 		for _, v := range w.Spec.Volumes {
-			copies = max(copies, v.Replicas)
+			copies = max(copies, v.Voters())
 		}
 	}
 	switch {

@@ -236,6 +236,9 @@ func replace(o *v1alpha1.Volume, node, by string, lost bool) {
 			o.Nodes[i] = by
 		}
 	}
+	if o.Witness == node {
+		o.Witness = by
+	}
 }
 
 // replaceDue replaces the replicas of nodes whose delay is over.

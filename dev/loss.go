@@ -79,7 +79,7 @@ func (s *supervisor) survivor(ctx context.Context, o *v1alpha1.Volume) (best str
 	var chosen status.Hosted
 	for i := range o.Members {
 		m := &o.Members[i]
-		if !m.Votes() || m.Lost {
+		if !m.Votes() || m.Lost || m.Witness {
 			continue
 		}
 		h, ok := hosted[m.Replica]
@@ -141,6 +141,9 @@ func describe(o *v1alpha1.Volume) string {
 	var list []string
 	for _, m := range o.Members {
 		text := m.Role + " on " + m.Node
+		if m.Witness {
+			text = "witness (" + m.Role + ") on " + m.Node
+		}
 		if m.Lost {
 			text += ", lost"
 		}

@@ -56,7 +56,7 @@ func (s *supervisor) fillReplicas(r *status.Report) {
 			for n := range p.Volumes[v].Replicas {
 				to := &p.Volumes[v].Replicas[n]
 				if h, ok := byID[to.ID]; ok && to.ID != "" && to.State != status.Lost {
-					to.Pod, to.Node, to.State, to.MatchIndex, to.Missing = h.pod, h.node, h.State, h.Applied, h.Missing
+					to.Pod, to.Node, to.State, to.MatchIndex, to.Missing, to.Kept = h.pod, h.node, h.State, h.Applied, h.Missing, h.Kept
 				}
 			}
 		}
@@ -175,7 +175,10 @@ func (p *pod) expected(ctx context.Context, name string) (v status.Volume, opene
 		v.State = status.MajorityLost
 	}
 	for _, m := range object.Members {
-		r := status.Replica{ID: m.Replica, Node: m.Node, Role: m.Role, State: status.Offline, Pod: m.Pod}
+		r := status.Replica{ID: m.Replica, Node: m.Node, Role: m.Role, Witness: m.Witness, State: status.Offline, Pod: m.Pod}
+		if m.Witness && m.Role == status.Voter {
+			r.Role = status.Witness
+		}
 		if m.Pod == "" && m.Node == p.wanted().node {
 			r.Pod = p.name
 		}
@@ -184,9 +187,9 @@ func (p *pod) expected(ctx context.Context, name string) (v status.Volume, opene
 		}
 		v.Replicas = append(v.Replicas, r)
 	}
-	copies := max(spec.Replicas, 1)
+	copies := max(spec.Voters(), 1)
 	if err == nil {
-		copies = object.Copies()
+		copies = object.Voters()
 	}
 	for n := len(v.Replicas); n < copies; n++ {
 		r := status.Replica{Role: status.Voter, State: status.Offline}
@@ -290,6 +293,12 @@ func writeReplicas(w io.Writer, r status.Report) error {
 				if c.ID != "" && leads[v.Volume].Leader == c.ID {
 					role += " (leads)"
 				}
+				if c.Witness && c.Role != status.Witness {
+					role = "witness (" + role + ")"
+				}
+				if c.Witness {
+					role += ", keeps " + humanSize(c.Kept)
+				}
 				if c.Missing > 0 {
 					missing = humanSize(c.Missing)
 				}
@@ -303,8 +312,15 @@ func writeReplicas(w io.Writer, r status.Report) error {
 
 // copies says how many replicas are in sync, and what is with the others: "2/3 (1 Syncing)".
 func copies(replicas []status.Replica) string {
-	good, order, others := 0, []string{}, map[string]int{}
+	good, all, order, others, witness := 0, 0, []string{}, map[string]int{}, ""
 	for _, r := range replicas {
+		if r.Witness {
+			if witness = " + witness"; r.State != status.InSync || r.Role != status.Witness {
+				witness = fmt.Sprintf(" + witness (%s, %s)", r.Role, r.State)
+			}
+			continue
+		}
+		all++
 		if r.State == status.InSync {
 			good++
 			continue
@@ -314,14 +330,17 @@ func copies(replicas []status.Replica) string {
 		}
 		others[r.State]++
 	}
-	text := fmt.Sprintf("%d/%d", good, len(replicas))
+	text := fmt.Sprintf("%d/%d", good, all)
 	for n, state := range order {
 		order[n] = fmt.Sprintf("%d %s", others[state], state)
 	}
 	if len(order) > 0 {
 		text += " (" + strings.Join(order, ", ") + ")"
 	}
-	return text
+	if witness != "" && good < 2 {
+		witness += ", one copy"
+	}
+	return text + witness
 }
 
 // humanSize writes bytes as people read them: "20Gi", "1.5Gi", "512".

@@ -41,6 +41,9 @@ func (s *supervisor) resize(ctx context.Context, volume string, n int) (Resized,
 	if n != 1 && n != 3 && n != 5 {
 		return r, fmt.Errorf("%d replicas: allowed: 1, 3, 5: an even number survives no more losses than one less", n)
 	}
+	if o.Witness != "" {
+		return r, fmt.Errorf("volume %s has two copies and a witness, and this number cannot be changed: nothing was; make a volume of class replicated, and copy the files", volume)
+	}
 	if n == r.Before {
 		return r, fmt.Errorf("volume %s has %d replicas already; nothing was changed", volume, n)
 	}

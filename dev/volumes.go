@@ -15,6 +15,7 @@ import (
 	"github.com/remora-storage/remora/api/v1alpha1"
 	"github.com/remora-storage/remora/sidecar/authority"
 	"github.com/remora-storage/remora/sidecar/status"
+	"github.com/remora-storage/remora/webhook/spec"
 )
 
 // Dev plays the controller for volumes of several copies: it says in the Volume objects where replicas are wanted. Making them, and
@@ -48,7 +49,7 @@ func (s *supervisor) ensureVolumes(ctx context.Context, p *podSpec) error {
 			if v.Replicas < 2 {
 				continue
 			}
-			err = s.makeVolume(ctx, p, name, v.Class, v.Size, v.Replicas)
+			err = s.makeVolume(ctx, p, name, v)
 		} else if err == nil {
 			err = s.bringReplica(ctx, p, name)
 		}
@@ -59,8 +60,8 @@ func (s *supervisor) ensureVolumes(ctx context.Context, p *podSpec) error {
 	return nil
 }
 
-func (s *supervisor) makeVolume(ctx context.Context, p *podSpec, name, class string, size int64, replicas int) error {
-	nodes, err := s.choose(ctx, p.node, replicas)
+func (s *supervisor) makeVolume(ctx context.Context, p *podSpec, name string, v spec.Volume) error {
+	nodes, err := s.choose(ctx, p.node, v.Voters())
 	if err != nil {
 		return err
 	}
@@ -68,7 +69,10 @@ func (s *supervisor) makeVolume(ctx context.Context, p *podSpec, name, class str
 	if err != nil {
 		return err
 	}
-	o.Class, o.Size, o.Replicas, o.Nodes, o.OwnerNode = class, size, replicas, nodes, p.node
+	o.Class, o.Size, o.Replicas, o.Nodes, o.OwnerNode = v.Class, v.Size, v.Replicas, nodes, p.node
+	if v.Witness {
+		o.Witness = nodes[len(nodes)-1]
+	}
 	_, err = s.auth(p.namespace).Update(ctx, o)
 	return err
 }
@@ -77,7 +81,7 @@ func (s *supervisor) makeVolume(ctx context.Context, p *podSpec, name, class str
 func (s *supervisor) choose(ctx context.Context, first string, n int) ([]string, error) {
 	nodes := s.nodes()
 	if len(nodes) < n {
-		return nil, fmt.Errorf("%d copies need %d nodes, and there are %d (%v): start remora dev with --nodes %d", n, n, len(nodes), nodes, n)
+		return nil, fmt.Errorf("%d copies (a witness counts like one) need %d nodes, and there are %d (%v): start remora dev with --nodes %d", n, n, len(nodes), nodes, n)
 	}
 	load := map[string]int{}
 	for _, o := range s.objects(ctx) {
@@ -100,10 +104,17 @@ func (s *supervisor) bringReplica(ctx context.Context, p *podSpec, name string) 
 			return authority.ErrUnchanged
 		}
 		o.OwnerNode = p.node
+		if o.Witness == p.node {
+			changePlaces(o, p.node, nodes)
+			return nil
+		}
 		if slices.Contains(o.Nodes, p.node) {
 			return nil
 		}
 		gives := len(o.Nodes) - 1
+		if gives >= 0 && o.Nodes[gives] == o.Witness { // a copy is wanted here: it takes a copy's place
+			gives--
+		}
 		if i := slices.IndexFunc(o.Nodes, func(n string) bool { return !slices.Contains(nodes, n) }); i >= 0 {
 			gives = i
 		}
@@ -112,10 +123,28 @@ func (s *supervisor) bringReplica(ctx context.Context, p *podSpec, name string) 
 			return nil
 		}
 		leave(o, o.Nodes[gives], false)
+		if o.Nodes[gives] == o.Witness { // its node is gone; another copy's place is the witness' then
+			changePlaces(o, p.node, nodes)
+		}
 		o.Nodes[gives] = p.node
 		return nil
 	})
 	return err
+}
+
+// changePlaces has a copy on the node where the witness was: the pod runs there now. The witness goes where a copy was.
+func changePlaces(o *v1alpha1.Volume, node string, nodes []string) {
+	leave(o, o.Witness, false)
+	others := slices.DeleteFunc(slices.Clone(o.Nodes), func(n string) bool { return n == o.Witness || n == node })
+	if len(others) == 0 {
+		return
+	}
+	to := others[len(others)-1]
+	if i := slices.IndexFunc(others, func(n string) bool { return !slices.Contains(nodes, n) }); i >= 0 {
+		to = others[i]
+	}
+	leave(o, to, false)
+	o.Witness = to
 }
 
 // leave has the members on a node exchanged for others. lost says that their disk is gone.

@@ -45,6 +45,7 @@ type Config struct {
 	OTLP         string        // endpoint for spans; empty: none
 	NoResend     bool          // behave as on a kernel without FUSE_NOTIFY_RESEND; for tests
 	SegmentBytes int64         // of a new journal; 0 means 16 MiB
+	WitnessBytes int64         // of records that a witness keeps for a replica that is away; 0 means 256 MiB
 	Logger       *slog.Logger  // required
 
 	names map[string]string // of the Volume objects, by the pod's names, as the node plugin says; nil: <volume>-<pod>

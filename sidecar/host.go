@@ -267,7 +267,7 @@ func (h *host) wanted(o *v1alpha1.Volume) bool {
 		return false
 	}
 	for i := range o.Members {
-		if m := &o.Members[i]; m.Node == h.cfg.Node && !m.Lost {
+		if m := &o.Members[i]; m.Node == h.cfg.Node && !m.Lost && m.Witness == h.witnessHere(o) {
 			return false
 		}
 	}
@@ -279,12 +279,15 @@ func (h *host) wanted(o *v1alpha1.Volume) bool {
 
 func (h *host) owns(volume string) bool { return h.disks.owns(volume) }
 
-// hostedNow returns the replica of a volume that is served here, if one is.
+// witnessHere tells whether it is the volume's witness that is wanted on this node.
+func (h *host) witnessHere(o *v1alpha1.Volume) bool { return o.Witness == h.cfg.Node }
+
+// hostedNow returns the replica of a volume that is served here, if one is. A witness is none.
 func (h *host) hostedNow(volume string) *hosted {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, r := range h.hosted {
-		if r.volume == volume {
+		if r.volume == volume && !r.witness {
 			return r
 		}
 	}

@@ -18,10 +18,11 @@ import (
 
 // hosted is one replica that this process serves: of the pod's own volume or of another's.
 type hosted struct {
-	volume string
-	id     diskdir.ID
-	path   string        // its directory
-	done   chan struct{} // closed when it is open, or has failed
+	volume  string
+	id      diskdir.ID
+	witness bool
+	path    string        // its directory
+	done    chan struct{} // closed when it is open, or has failed
 
 	mu      sync.Mutex
 	group   hostedGroup // set when it is open
@@ -47,6 +48,7 @@ type memberStatus struct {
 	CaughtUp           bool  // has applied all that its leader had committed when it said so last
 	Filled             bool  // has every block of every blob, verified
 	Missing            int64 // bytes that are not here yet
+	Kept               int64 // bytes of records that a witness keeps
 	Err                error // why it has stopped
 }
 
@@ -122,11 +124,18 @@ func (h *host) begin(o *v1alpha1.Volume, id diskdir.ID, disk string, net network
 	}
 	what := opening{object: o.Clone(), disk: h.disks.served(disk), net: net}
 	r := &hosted{volume: o.Name, id: id, path: what.disk.dir.ReplicaPath(id), done: make(chan struct{})}
+	if m := what.object.Member(id.String()); m != nil {
+		r.witness = m.Witness
+	}
 	h.hosted[id] = r
 	h.work.Go(func() {
 		defer close(r.done)
 		var group hostedGroup
-		keys, err := h.keys(&what.object)
+		var keys *seal.Keys
+		var err error
+		if !r.witness { // it has none, and needs none
+			keys, err = h.keys(&what.object)
+		}
 		if what.keys = keys; err == nil {
 			group, err = h.openReplica(r, what)
 		}
@@ -144,6 +153,9 @@ func (h *host) openReplica(r *hosted, what opening) (_ hostedGroup, err error) {
 	if info := what.replica.Info(); info.VolumeUID != what.object.UID || info.Group.String() != what.object.Group {
 		return nil, errors.Join(fmt.Errorf("replica %s belongs to volume %s (%s), not to %s (%s)", r.id, info.Volume, info.VolumeUID,
 			what.object.Name, what.object.UID), what.replica.Close())
+	} else if info.Witness != r.witness {
+		return nil, errors.Join(fmt.Errorf("replica %s: its superblock (witness: %v) and the Volume object (witness: %v) do not agree", r.id, info.Witness, r.witness),
+			what.replica.Close())
 	}
 	return h.open(h.ctx, h, r, what)
 }

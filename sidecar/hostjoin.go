@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -61,7 +62,8 @@ func (h *host) join(ctx context.Context, volume string, also func(*v1alpha1.Volu
 	if err != nil {
 		return o, err
 	}
-	id, err := h.newReplica(disk, &o)
+	witness := h.witnessHere(&o)
+	id, err := h.newReplica(disk, &o, witness)
 	if err != nil {
 		return o, err
 	}
@@ -74,20 +76,23 @@ func (h *host) join(ctx context.Context, volume string, also func(*v1alpha1.Volu
 		if err := h.mayJoin(o, disk.name); err != nil {
 			return err
 		}
-		o.Members = append(o.Members, v1alpha1.Member{Replica: id.String(), Node: h.cfg.Node, Disk: disk.name, Role: v1alpha1.RoleLearner, Pod: h.cfg.Pod})
+		if h.witnessHere(o) != witness {
+			return authority.ErrUnchanged // what was made is not what is wanted any more
+		}
+		o.Members = append(o.Members, v1alpha1.Member{Replica: id.String(), Node: h.cfg.Node, Disk: disk.name, Role: v1alpha1.RoleLearner, Pod: h.cfg.Pod, Witness: h.witnessHere(o)})
 		h.complete(o)
 		return nil
 	})
 }
 
 // newReplica makes an empty replica, durable; one of the same volume that a crash left behind before the object knew it is taken instead.
-func (h *host) newReplica(disk *openDisk, o *v1alpha1.Volume) (diskdir.ID, error) {
+func (h *host) newReplica(disk *openDisk, o *v1alpha1.Volume, witness bool) (diskdir.ID, error) {
 	infos, err := disk.dir.Replicas()
 	if err != nil {
 		return 0, err
 	}
 	for _, info := range infos {
-		if info.VolumeUID == o.UID && info.Group.String() == o.Group && o.Phase == v1alpha1.VolumePending && o.Member(info.Replica.String()) == nil {
+		if info.VolumeUID == o.UID && info.Group.String() == o.Group && o.Phase == v1alpha1.VolumePending && o.Member(info.Replica.String()) == nil && info.Witness == witness {
 			return info.Replica, nil
 		}
 	}
@@ -99,7 +104,7 @@ func (h *host) newReplica(disk *openDisk, o *v1alpha1.Volume) (diskdir.ID, error
 	if err != nil {
 		return 0, fmt.Errorf("volume object: %w", err)
 	}
-	r, err := disk.dir.CreateReplica(diskdir.ReplicaInfo{Replica: id, Group: group, VolumeUID: o.UID, Volume: o.Name})
+	r, err := disk.dir.CreateReplica(diskdir.ReplicaInfo{Replica: id, Group: group, VolumeUID: o.UID, Volume: o.Name, Witness: witness})
 	if err != nil {
 		return 0, err
 	}
@@ -116,7 +121,7 @@ func (h *host) mayJoin(o *v1alpha1.Volume, disk string) error {
 	}
 	for i := range o.Members {
 		m := &o.Members[i]
-		if m.Node != h.cfg.Node || m.Lost {
+		if m.Node != h.cfg.Node || m.Lost || m.Witness != h.witnessHere(o) {
 			continue
 		}
 		if m.Disk == disk || !h.owns(o.Name) {
@@ -131,7 +136,7 @@ func (h *host) mayJoin(o *v1alpha1.Volume, disk string) error {
 
 // complete lets the first members begin, once all of them are there.
 func (h *host) complete(o *v1alpha1.Volume) {
-	if o.Phase != v1alpha1.VolumePending || len(o.Members) < o.Copies() || len(o.Nodes) < o.Copies() {
+	if o.Phase != v1alpha1.VolumePending || len(o.Members) < o.Voters() || len(o.Nodes) < o.Voters() {
 		return
 	}
 	for _, node := range o.Nodes {
@@ -203,7 +208,7 @@ func (h *host) ownHere(ctx context.Context, o *v1alpha1.Volume) (bool, error) {
 	h.claimDisks(o)
 	for i := range o.Members {
 		m := &o.Members[i]
-		if m.Node != h.cfg.Node || m.Lost {
+		if m.Node != h.cfg.Node || m.Lost || m.Witness {
 			continue
 		}
 		_, err := h.disks.get(ctx, m.Disk)
@@ -235,12 +240,14 @@ func pause(ctx context.Context, d time.Duration) error {
 type MajorityLostError struct{ Volume v1alpha1.Volume }
 
 func (e *MajorityLostError) Error() string {
-	var lost, left []string
+	var lost, left, others []string
 	for _, m := range e.Volume.Members {
 		if !m.Votes() {
 			continue
 		}
-		if name := m.Replica + " on " + m.Node; m.Lost {
+		if name := m.Replica + " on " + m.Node; m.Witness {
+			others = append(others, m.Node)
+		} else if m.Lost {
 			lost = append(lost, name)
 		} else {
 			left = append(left, name)
@@ -248,6 +255,11 @@ func (e *MajorityLostError) Error() string {
 	}
 	if len(left) == 0 {
 		return fmt.Sprintf("every disk with a copy is lost (%s): nothing is left of the volume; restore it from elsewhere under another name", strings.Join(lost, ", "))
+	}
+	if len(others) > 0 {
+		return fmt.Sprintf("the volume has lost the majority of its two copies and its witness (lost copies: %s; witness: on %s), and one copy alone cannot tell whether "+
+			"it has everything that was acknowledged; it is not served. Bring a lost disk back, or go on with what %s has and lose what it lacks: "+
+			"`remora dev accept-loss %s --accept-data-loss`", cmp.Or(strings.Join(lost, ", "), "none"), strings.Join(others, ", "), strings.Join(left, " or "), e.Volume.Name)
 	}
 	return fmt.Sprintf("%d of %d disks are lost (%s), and one disk alone cannot tell whether it has everything that was acknowledged; it is not served. "+
 		"Bring a lost disk back, or go on with what %s has and lose what it lacks: `remora dev accept-loss %s --accept-data-loss`",

@@ -104,6 +104,9 @@ func (g *peerGroup) Member() memberStatus {
 		m.Leader, m.Term = of.Leader, of.Term
 		m.CaughtUp = of.Known && m.Applied >= of.Target
 	}
+	if st.Witness != nil {
+		m.Kept = st.Witness.Bytes
+	}
 	m.Filled = g.Filled()
 	m.Missing = g.FillStatus().AbsentBytes
 	return m
@@ -140,7 +143,7 @@ func openGroup(_ context.Context, h *host, r *hosted, what opening) (hostedGroup
 		Members: func() []replication.Member { return h.wantedMembers(r.volume) },
 		Copies: func() int {
 			o, _ := h.object(r.volume)
-			return o.Copies()
+			return o.Voters()
 		},
 		Changed: func(index uint64, voters, learners []uint64, leads bool) {
 			if !leads {
@@ -151,7 +154,8 @@ func openGroup(_ context.Context, h *host, r *hosted, what opening) (hostedGroup
 				h.cfg.Logger.Warn("the Volume object does not know the group's members yet; it is told again", "volume", r.volume, "err", err)
 			}
 		},
-		Force: what.object.Survivor == r.id.String(),
+		Force:   what.object.Survivor == r.id.String(),
+		Witness: r.witness, KeepBytes: h.cfg.WitnessBytes,
 	}
 	if what.object.Phase == v1alpha1.VolumeBootstrapping {
 		for _, m := range what.object.Members {
@@ -177,7 +181,7 @@ func (h *host) wantedMembers(volume string) []replication.Member {
 	var all []replication.Member
 	for _, m := range h.members(volume) {
 		if id, err := diskdir.ParseID(m.Replica); err == nil {
-			all = append(all, replication.Member{ID: uint64(id), Role: m.Role, Filled: m.Filled})
+			all = append(all, replication.Member{ID: uint64(id), Role: m.Role, Filled: m.Filled, Witness: m.Witness})
 		}
 	}
 	return all

@@ -110,8 +110,11 @@ func (h *host) changed(ctx context.Context, volume string, index uint64, voters,
 			return m.Votes() && !slices.Contains(votes, m.Replica) && !slices.Contains(learns, m.Replica)
 		})
 		for i := range o.Members {
-			if m := &o.Members[i]; m.Role == v1alpha1.RoleLearner && slices.Contains(votes, m.Replica) {
+			switch m := &o.Members[i]; {
+			case m.Role == v1alpha1.RoleLearner && slices.Contains(votes, m.Replica):
 				m.Role = v1alpha1.RoleVoter
+			case m.Role == v1alpha1.RoleVoter && slices.Contains(learns, m.Replica): // a witness, beside one copy
+				m.Role = v1alpha1.RoleLearner
 			}
 		}
 		return nil

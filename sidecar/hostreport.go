@@ -53,9 +53,9 @@ func (h *host) report() []status.Hosted {
 		st := r.status()
 		o, _ := h.object(r.volume)
 		e := status.Hosted{Volume: r.volume, ID: r.id.String(), State: stateOfReplica(st), Term: st.Term, Applied: st.Applied,
-			Committed: st.Committed, Missing: uint64(max(st.Missing, 0))}
+			Committed: st.Committed, Missing: uint64(max(st.Missing, 0)), Kept: uint64(max(st.Kept, 0))}
 		if m := o.Member(e.ID); m != nil {
-			e.Role, e.Disk = m.Role, m.Disk
+			e.Role, e.Disk = roleOf(m), m.Disk
 		}
 		if st.Leader != 0 {
 			e.Leader = diskdir.ID(st.Leader).String()
@@ -91,15 +91,40 @@ func (h *host) replicas(volume string) []status.Replica {
 		r := replicaOf(m)
 		if i := slices.IndexFunc(here, func(r *hosted) bool { return r.id.String() == m.Replica }); i >= 0 {
 			st := here[i].status()
-			r.State, r.MatchIndex, r.Missing = stateOfReplica(st), st.Applied, uint64(max(st.Missing, 0))
+			r.State, r.MatchIndex, r.Missing, r.Kept = stateOfReplica(st), st.Applied, uint64(max(st.Missing, 0)), uint64(max(st.Kept, 0))
 		}
 		list = append(list, r)
+	}
+	return append(list, missing(&o)...)
+}
+
+// missing are lines for the copies that a volume with a witness shall have and of which nothing is there: they were given up.
+func missing(o *v1alpha1.Volume) (list []status.Replica) {
+	if o.Witness == "" || o.Phase != v1alpha1.VolumeReady {
+		return nil
+	}
+	copies := 0
+	for i := range o.Members {
+		if !o.Members[i].Witness {
+			copies++
+		}
+	}
+	for ; copies < o.Copies(); copies++ {
+		list = append(list, status.Replica{Role: v1alpha1.RoleLearner, State: status.Missing})
 	}
 	return list
 }
 
+// roleOf is a member's role, as people are told it.
+func roleOf(m *v1alpha1.Member) string {
+	if m.Witness && m.Role == v1alpha1.RoleVoter {
+		return status.Witness
+	}
+	return m.Role
+}
+
 func replicaOf(m v1alpha1.Member) status.Replica {
-	r := status.Replica{ID: m.Replica, Pod: m.Pod, Node: m.Node, Role: m.Role, State: status.Offline}
+	r := status.Replica{ID: m.Replica, Pod: m.Pod, Node: m.Node, Role: roleOf(&m), Witness: m.Witness, State: status.Offline}
 	if m.Lost {
 		r.State = status.Lost
 	}

@@ -17,6 +17,8 @@ var (
 	replicaReplaced = describeReplica("replaced", "1 where the state was replaced by a peer's since the replica was opened: it was damaged, or too far behind.")
 	replicasGivenUp = prometheus.NewDesc("remora_replicas_given_up_total", "Replicas that were given up here because their journal or superblock was damaged.",
 		[]string{"volume"}, nil)
+	replicaKept   = describeReplica("kept_bytes", "Records that a witness keeps for replicas that lack a checkpoint of them.")
+	volumeCopies  = prometheus.NewDesc("remora_volume_copies", "Voters with content whose disks are not lost, as the Volume object says.", []string{"volume"}, nil)
 	replicaAbsent = describeReplica("absent_bytes", "Content that is still to come from a peer.")
 )
 
@@ -25,7 +27,7 @@ type replicas struct{ h *host }
 
 // Describe sends every description.
 func (replicas) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{replicaBad, replicaHealed, replicaUnhealed, replicaScrubbed, replicaFilled, replicaAbsent, replicaReplaced, replicasGivenUp} {
+	for _, d := range []*prometheus.Desc{replicaBad, replicaHealed, replicaUnhealed, replicaScrubbed, replicaFilled, replicaAbsent, replicaReplaced, replicasGivenUp, replicaKept, volumeCopies} {
 		ch <- d
 	}
 }
@@ -35,11 +37,24 @@ func (c replicas) Collect(ch chan<- prometheus.Metric) {
 	for volume, n := range c.h.givenUpCounts() {
 		ch <- prometheus.MustNewConstMetric(replicasGivenUp, prometheus.CounterValue, float64(n), volume)
 	}
+	copies := map[string]int{}
+	defer func() {
+		for volume, n := range copies {
+			ch <- prometheus.MustNewConstMetric(volumeCopies, prometheus.GaugeValue, float64(n), volume)
+		}
+	}()
 	for _, r := range c.h.list() {
 		r.mu.Lock()
 		g, ok := r.group.(*peerGroup)
 		r.mu.Unlock()
 		if !ok {
+			continue
+		}
+		if o, ok := c.h.object(r.volume); ok {
+			copies[r.volume] = o.Have()
+		}
+		if r.witness {
+			ch <- prometheus.MustNewConstMetric(replicaKept, prometheus.GaugeValue, float64(g.Member().Kept), r.volume, r.id.String())
 			continue
 		}
 		st := g.FillStatus()

@@ -15,7 +15,7 @@ import (
 // The fields of a VolumeClass. Another one is refused: a setting that is ignored in silence is worse than none.
 var (
 	classFields    = []string{"apiVersion", "kind", "metadata", "spec"}
-	specFields     = []string{"replicas", "durability", "sealing", "engine", "minSize", "maxSize", "defaultSize", "sidecar", "trace"}
+	specFields     = []string{"replicas", "witness", "durability", "sealing", "engine", "minSize", "maxSize", "defaultSize", "sidecar", "trace"}
 	sidecarFields  = []string{"resources"}
 	resourceFields = []string{"requests", "limits"}
 	traceFields    = []string{"default", "allowed"}
@@ -42,6 +42,7 @@ func readClass(root *yaml.Node) (spec.Class, []spec.Problem) {
 	r.fields("spec.sidecar.", sidecar, sidecarFields)
 	v := v1alpha1.VolumeClassSpec{
 		Replicas:    r.integer("spec.replicas", s),
+		Witness:     r.flag("spec.witness", s),
 		Durability:  v1alpha1.Durability(r.text("spec.durability", s)),
 		Sealing:     v1alpha1.Sealing(r.text("spec.sealing", s)),
 		Engine:      v1alpha1.Engine(r.text("spec.engine", s)),
@@ -129,6 +130,19 @@ func (r *classReader) integer(key string, n *yaml.Node) *int {
 		return nil
 	}
 	return &i
+}
+
+func (r *classReader) flag(key string, n *yaml.Node) *bool {
+	v := value(key, n)
+	if v == nil {
+		return nil
+	}
+	if v.ShortTag() != "!!bool" {
+		r.bad(key, v, "is neither true nor false", "true, false", "write true, or leave it out")
+		return nil
+	}
+	yes := v.Value == "true"
+	return &yes
 }
 
 // text reads a string. A bare on or 5 is taken as it is written: to YAML 1.2 the one is a string, and the other is a size.

@@ -35,6 +35,7 @@ type VolumeObjectStatus struct {
 	Replicas     int      `json:"replicas,omitempty"`
 	Grouped      bool     `json:"grouped,omitempty"`
 	Nodes        []string `json:"nodes,omitempty"`
+	Witness      string   `json:"witness,omitempty"`
 	Members      []Member `json:"members,omitempty"`
 	ConfIndex    uint64   `json:"confIndex,omitempty"`
 	Survivor     string   `json:"survivor,omitempty"`
@@ -52,7 +53,7 @@ func (o *VolumeObject) Volume() Volume {
 	return Volume{
 		Generation: o.Status.Generation, UID: string(o.UID), Namespace: o.Namespace, Name: o.Name, Class: o.Spec.Class, Size: o.Spec.Size,
 		Group: o.Status.Group, KeyID: o.Status.KeyID, Phase: o.Status.Phase, Members: o.Status.Members, Epoch: o.Status.Epoch,
-		Replicas: o.Status.Replicas, Grouped: o.Status.Grouped, Nodes: o.Status.Nodes, ConfIndex: o.Status.ConfIndex, Survivor: o.Status.Survivor,
+		Replicas: o.Status.Replicas, Grouped: o.Status.Grouped, Nodes: o.Status.Nodes, Witness: o.Status.Witness, ConfIndex: o.Status.ConfIndex, Survivor: o.Status.Survivor,
 		Incarnation: o.Status.Incarnation, OwnerPod: o.Status.OwnerPod, OwnerUID: o.Status.OwnerUID, OwnerNode: o.Status.OwnerNode,
 		AssignedNode: o.Status.AssignedNode, AssignedDisk: o.Status.AssignedDisk,
 	}
@@ -64,7 +65,7 @@ func (o *VolumeObject) Set(v Volume) {
 	o.Spec = VolumeObjectSpec{Class: v.Class, Size: v.Size}
 	o.Status = VolumeObjectStatus{
 		Generation: v.Generation, Group: v.Group, KeyID: v.KeyID, Phase: v.Phase, Members: v.Members, Epoch: v.Epoch,
-		Replicas: v.Replicas, Grouped: v.Grouped, Nodes: v.Nodes, ConfIndex: v.ConfIndex, Survivor: v.Survivor,
+		Replicas: v.Replicas, Grouped: v.Grouped, Nodes: v.Nodes, Witness: v.Witness, ConfIndex: v.ConfIndex, Survivor: v.Survivor,
 		Incarnation: v.Incarnation, OwnerPod: v.OwnerPod, OwnerUID: v.OwnerUID, OwnerNode: v.OwnerNode,
 		AssignedNode: v.AssignedNode, AssignedDisk: v.AssignedDisk,
 	}

@@ -34,7 +34,8 @@ type Volume struct {
 	Phase       Phase    `json:"phase"`
 	Replicas    int      `json:"replicas,omitempty"` // copies that it shall have; 0 stands for 1
 	Grouped     bool     `json:"grouped,omitempty"`  // it has one copy, or had: its replica is a group of several all the same
-	Nodes       []string `json:"nodes,omitempty"`    // where these shall be; of no meaning to a volume that was always of one copy
+	Nodes       []string `json:"nodes,omitempty"`    // where these shall be, and the witness; of no meaning to a volume that was always of one copy
+	Witness     string   `json:"witness,omitempty"`  // which of the nodes has the witness; empty: there is none
 	Members     []Member `json:"members"`
 	ConfIndex   uint64   `json:"confIndex,omitempty"` // position in the log of the newest change of members that is told here
 	Survivor    string   `json:"survivor,omitempty"`  // the replica that goes on alone after a loss that somebody accepted
@@ -53,15 +54,34 @@ type Member struct {
 	Replica string `json:"replica"` // 16 hexadecimal digits
 	Node    string `json:"node"`
 	Disk    string `json:"disk"`              // disk directory on the node
-	Role    string `json:"role"`              // voter, learner, leaving or witness
+	Role    string `json:"role"`              // voter, learner or leaving
 	Pod     string `json:"pod,omitempty"`     // who serves it: a pod or a keeper
 	Address string `json:"address,omitempty"` // HOST:PORT where it is served; written by the one who serves it
 	Filled  bool   `json:"filled,omitempty"`  // a learner that has everything, verified
 	Lost    bool   `json:"lost,omitempty"`    // its disk is gone for good
+	Witness bool   `json:"witness,omitempty"` // it keeps records and no content: it counts for the majority, and is no copy
 }
 
 // Copies is how many replicas the volume shall have.
 func (v *Volume) Copies() int { return max(v.Replicas, 1) }
+
+// Voters is how many members the volume shall have that count for the majority: its copies, and the witness.
+func (v *Volume) Voters() int {
+	if v.Witness != "" {
+		return v.Copies() + 1
+	}
+	return v.Copies()
+}
+
+// Have is how many copies the volume has: voters with content whose disks are not lost.
+func (v *Volume) Have() (n int) {
+	for i := range v.Members {
+		if m := &v.Members[i]; m.Votes() && !m.Lost && !m.Witness {
+			n++
+		}
+	}
+	return n
+}
 
 // Several tells whether the volume's replicas are a group of several, which they stay when only one is left: what it has voted for counts.
 func (v *Volume) Several() bool { return v.Replicas > 1 || v.Grouped }
@@ -101,7 +121,7 @@ func (v *Volume) CanSpare(replica string) bool {
 		return false
 	}
 	m.Lost = true
-	return !c.MajorityLost() && slices.ContainsFunc(c.Members, func(m Member) bool { return m.Votes() && !m.Lost })
+	return !c.MajorityLost() && c.Have() > 0
 }
 
 // GiveUp says that the disk of a member is gone for good. A voter is one until another has taken its place; a learner goes.

@@ -28,6 +28,8 @@ type VolumeClass struct {
 type VolumeClassSpec struct {
 	// Replicas is the number of synchronous copies. Nil means 1.
 	Replicas *int `json:"replicas,omitempty"`
+	// Witness adds a voter that keeps the log and no content to two copies, on a third node: less disk than a third copy. Nil means no.
+	Witness *bool `json:"witness,omitempty"`
 	// Durability says what an answered write has survived. Empty means "fsync".
 	Durability Durability `json:"durability,omitempty"`
 	// Sealing says whether blocks are encrypted and authenticated. Empty means "on"; "off" leaves a CRC32C.

@@ -54,6 +54,7 @@ func sidecarCommand() *cobra.Command {
 	f.StringVar(&cfg.Keys, "keys", "", "where the volumes' keys are: file:DIR, or unix:PATH of the node plugin's socket in node mode")
 	f.StringVar(&cfg.Identity, "identity", "", "the certificate for sidecars of other nodes: file:DIR; without it, only volumes of one copy are served")
 	f.BoolVar(&cfg.Keeper, "keeper", false, "serve the replicas of other pods' volumes that belong on this node, and nothing else")
+	f.Int64Var(&cfg.WitnessBytes, "witness-bytes", 0, "bytes of records that a witness keeps for a replica that is away, before the volume goes on with one copy; 0: 256 MiB")
 	f.StringVar(&cfg.Holder, "holder", "", "who holds the mounts: unix:PATH")
 	f.StringVar(&cfg.Listen, "listen", "", "address of /readyz, /status and /metrics: unix:PATH or HOST:PORT")
 	f.BoolVar(&cfg.NoResend, "no-resend", false, "behave as on a kernel without FUSE_NOTIFY_RESEND (before 6.9)")

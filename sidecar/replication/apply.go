@@ -17,8 +17,19 @@ const applyBytes = 1 << 20
 
 // size is the record's, in bytes; 0 for an entry of Raft's own.
 func (it *item) size() int64 {
-	if it.rec == nil {
+	switch {
+	case it.rec == nil:
 		return 0
+	case it.raw > 0:
+		return int64(it.raw)
+	}
+	return int64(it.rec.EncodedSize())
+}
+
+// weight is what the record takes in memory.
+func (it *item) weight() int64 {
+	if it.raw > 0 {
+		return int64(len(it.meta))
 	}
 	return int64(it.rec.EncodedSize())
 }
@@ -98,7 +109,11 @@ func (g *Group) applyNext() bool {
 	if len(items) > 0 {
 		err = g.applyBatch(items, onApplied)
 	}
-	if len(items) == 0 && g.useStore() {
+	switch {
+	case len(items) > 0:
+	case g.witness():
+		err = g.truncate()
+	case g.useStore():
 		err = g.Checkpoint()
 		g.applying.Unlock()
 	}
@@ -262,6 +277,11 @@ func (g *Group) saveCheckpoint(at store.Checkpoint) error {
 	if err := g.store.Reclaim(at.Index, all); err != nil {
 		return err
 	}
+	return g.releaseJournal(at.Index)
+}
+
+// releaseJournal gives back what nobody needs of the journal: a checkpoint at an index is durable.
+func (g *Group) releaseJournal(index record.Index) error {
 	err := g.saveHardState()
 	if errors.Is(err, journal.ErrNoSpace) {
 		// What goes now has no HardState that is needed, and may be the next segment.
@@ -279,6 +299,7 @@ func (g *Group) saveCheckpoint(at store.Checkpoint) error {
 	defer g.mu.Unlock()
 	g.sinceCheckpoint = g.disk.journal.End()
 	g.checkpoints++
+	g.saved = index
 	g.pressed = false
 	if g.noSpace != nil {
 		g.disk.poke(true)
@@ -355,7 +376,7 @@ func (g *Group) Close(ctx context.Context) error {
 	}
 	g.applier.Wait()
 	g.lag.Stop()
-	if err == nil && !g.hollow.Load() && g.Status().Err == nil {
+	if err == nil && !g.hollow.Load() && g.Status().Err == nil && !g.witness() {
 		err = g.Checkpoint()
 	}
 	g.disk.forget(g)

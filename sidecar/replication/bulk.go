@@ -20,6 +20,9 @@ const (
 	bulkContent = 2 // a store.Want; the answer is a byte, and the content if it is contentHere
 	bulkDigest  = 3 // the digest at an index u64: see verify.go
 	bulkScrub   = 4 // a scrub, now: see verify.go
+	// bulkPosition asks for what a witness needs to go on behind an index: the head of a state, and the index with its acceptance state.
+	bulkPosition = 5
+	bulkLog      = 6 // the log that a witness keeps: see witnesslog.go
 )
 
 const (
@@ -35,6 +38,14 @@ var errNotHere = errors.New("this replica is being caught up itself")
 func (g *Group) Bulk(ctx context.Context, request []byte, w io.Writer) error {
 	if g.peers == nil || len(request) == 0 {
 		return fmt.Errorf("%w: an empty bulk request, or one to a group of one", ErrMessage)
+	}
+	switch {
+	case request[0] == bulkPosition:
+		return g.sendPosition(w)
+	case request[0] == bulkLog:
+		return g.sendLog(ctx, request[1:], w)
+	case g.witness():
+		return errWitness
 	}
 	ctx, done, err := g.use(ctx)
 	if err != nil {
@@ -107,9 +118,21 @@ func (g *Group) sendState(ctx context.Context, w io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, snapshot.Close()) }()
-	b, err := proto.Marshal(state.Members)
+	head, err := stateHeader(state)
 	if err != nil {
 		return err
+	}
+	if _, err := w.Write(head); err != nil {
+		return err
+	}
+	return snapshot.Send(ctx, w)
+}
+
+// stateHeader is what readStateHeader reads.
+func stateHeader(state consensus.State) ([]byte, error) {
+	b, err := proto.Marshal(state.Members)
+	if err != nil {
+		return nil, err
 	}
 	le := binary.LittleEndian
 	head := le.AppendUint32(le.AppendUint64(nil, state.Term), uint32(len(b)))
@@ -117,10 +140,7 @@ func (g *Group) sendState(ctx context.Context, w io.Writer) (err error) {
 	for _, t := range state.Terms {
 		head = le.AppendUint64(le.AppendUint64(head, t.Index), t.Term)
 	}
-	if _, err := w.Write(head); err != nil {
-		return err
-	}
-	return snapshot.Send(ctx, w)
+	return head, nil
 }
 
 // stateNow returns a snapshot, with what Raft must know of its index. It is of no older index than what is committed now: who

@@ -83,6 +83,15 @@ func (g *Group) catchUp(ctx context.Context) error {
 	if leader == 0 || leader == self {
 		return errNoLeader
 	}
+	if g.witness() {
+		return g.position(ctx, leader)
+	}
+	if p.isWitness(leader) { // it hands on soon
+		return errNoLeader
+	}
+	if g.byLog(ctx, leader) {
+		return nil
+	}
 	start := time.Now()
 	r, err := p.cfg.Fetch(ctx, leader, []byte{bulkState})
 	if err != nil {
@@ -401,7 +410,7 @@ func (g *Group) reopen(at store.Checkpoint) error {
 func (g *Group) goOn(at store.Checkpoint, to consensus.State) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.installed, g.applied = at.Index, at.Index
+	g.installed, g.applied, g.saved = at.Index, at.Index, at.Index
 	for n, it := range g.peers.table {
 		counts := n.Epoch == at.Acceptance.Epoch && n.Incarnation == at.Acceptance.Incarnation && n.Seq <= at.Acceptance.Last
 		if it.own && counts { // accepted, as that state says

@@ -35,6 +35,8 @@ type item struct {
 	meta []byte // the record without content, as it was sealed
 	own  bool   // appended here, and not accepted yet
 	done bool   // applied
+	// raw are the bytes of a record of which a witness knows only the name: rec has no more, and meta is all of it, until it is in the journal.
+	raw int
 }
 
 // append takes a record whose payload frame was written.

@@ -24,6 +24,7 @@ type frames struct {
 type numbered struct {
 	it    *item
 	index uint64
+	piece int // that has the payload
 }
 
 // writeEntries writes the frames of a write. What is in the journal twice after an error does no harm. g.mu is held.
@@ -82,7 +83,7 @@ func (f *frames) record(n record.Name, index uint64) error {
 		return fmt.Errorf("record %v has an index and no payload", n)
 	}
 	if it.payload != 0 && !it.done {
-		f.g.number(numbered{it, index})
+		f.g.number(numbered{it: it, index: index})
 		return nil
 	}
 	piece, err := f.g.payload(it)
@@ -94,8 +95,8 @@ func (f *frames) record(n record.Name, index uint64) error {
 			return err
 		}
 	}
+	f.fresh = append(f.fresh, numbered{it, index, len(f.pieces)})
 	f.pieces, f.bytes = append(f.pieces, piece), f.bytes+piece.Bytes()
-	f.fresh = append(f.fresh, numbered{it, index})
 	if len(it.placed) > 0 { // alone, because note wants to know where it ends
 		return f.flush()
 	}
@@ -129,13 +130,14 @@ func (f *frames) flush() error {
 	if len(f.pieces) == 0 {
 		return nil
 	}
-	key, from := f.g.key(), f.g.disk.journal.End()
+	key := f.g.key()
 	end, err := f.g.disk.journal.AppendAll(uint64(key.group), uint64(key.replica), f.pieces)
 	if err != nil {
 		return err
 	}
 	for _, n := range f.fresh {
-		n.it.payload, n.it.done = from, false
+		n.it.payload, n.it.done = f.pieces[n.piece].At, false
+		f.g.leaveToJournal(n.it)
 		if len(n.it.placed) > 0 {
 			f.g.note(n.it.rec, n.it.placed, end)
 		}

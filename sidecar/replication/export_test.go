@@ -23,3 +23,11 @@ func (g *Group) BoundTable(bytes int64) {
 	defer g.mu.Unlock()
 	g.peers.tableBytes = bytes
 }
+
+// Lead has the replica ask to lead.
+func (g *Group) Lead() {
+	g.mu.Lock()
+	defer g.unlock()
+	g.peers.core.Campaign()
+	g.process()
+}

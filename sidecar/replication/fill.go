@@ -233,7 +233,7 @@ func (g *Group) fetch(ctx context.Context, s *store.Store, want store.Want) erro
 	}
 }
 
-// others are the other members, the leader first.
+// others are the other members that have content, the leader first.
 func (g *Group) others() []uint64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -241,7 +241,7 @@ func (g *Group) others() []uint64 {
 	all := slices.Concat([]uint64{s.Leader}, s.Voters, s.Learners)
 	var others []uint64
 	for _, id := range all {
-		if id != 0 && id != s.ID && !slices.Contains(others, id) {
+		if id != 0 && id != s.ID && !slices.Contains(others, id) && !g.peers.isWitness(id) {
 			others = append(others, id)
 		}
 	}
@@ -299,6 +299,9 @@ func (g *Group) fetchFrom(ctx context.Context, s *store.Store, peer uint64, want
 
 // Filled tells whether this replica has all content and has applied what the group has committed, so that it may become a voter.
 func (g *Group) Filled() bool {
+	if g.witness() {
+		return g.knowsGroup()
+	}
 	s := g.Store()
 	if s == nil || !s.Complete() {
 		return false

@@ -73,6 +73,7 @@ type Group struct {
 	sinceCheckpoint journal.LSN                   // where the journal was then
 	hardAt          journal.LSN                   // where the newest HardState starts, at least
 	checkpoints     int                           // so far
+	saved           record.Index                  // of the newest checkpoint that is durable
 	pressed         bool                          // somebody needs a checkpoint for its space
 	placing         sync.Mutex                    // held over a sync of the arena; above mu
 	unsynced        atomic.Bool                   // content was placed since
@@ -119,6 +120,8 @@ func (d *Disk) OpenGroup(cfg GroupConfig) (*Group, error) {
 	if g.peers != nil && cfg.Peers.Tick >= 0 {
 		g.applier.Go(g.run)
 		g.applier.Go(g.catcher)
+	}
+	if g.peers != nil && cfg.Peers.Tick >= 0 && !g.witness() {
 		g.applier.Go(g.filler)
 		g.applier.Go(g.scrubber)
 	}
@@ -460,6 +463,7 @@ type Status struct {
 	Hollow     bool              // its state is being replaced by a peer's
 	Replaced   bool              // it was, or is being, since the replica was opened
 	Group      *consensus.Status // of a group of several
+	Witness    *WitnessStatus    // of a witness
 }
 
 // Status returns where the log is.
@@ -470,6 +474,7 @@ func (g *Group) Status() Status {
 	if g.peers != nil {
 		of := g.peers.core.Status()
 		s.Group = &of
+		s.Witness = g.witnessStatus()
 	}
 	return s
 }

@@ -18,9 +18,10 @@ const (
 
 // Member is a replica that the Volume object names.
 type Member struct {
-	ID     uint64
-	Role   string // Voter, Learner or Leaving
-	Filled bool   // a learner that has everything, verified
+	ID      uint64
+	Role    string // Voter, Learner or Leaving
+	Filled  bool   // a learner that has everything, verified
+	Witness bool   // it keeps records and no state
 }
 
 // reviewTicks are between two looks at what the Volume object wants.
@@ -30,7 +31,7 @@ const reviewTicks = 10
 // change at a time; the next waits until it is applied. g.mu is held.
 func (g *Group) review() {
 	p := g.peers
-	if p.cfg.Members == nil || !p.core.Leads() {
+	if p.cfg.Members == nil || !p.core.Leads() || g.witness() {
 		return
 	}
 	s := p.core.Status()
@@ -42,7 +43,10 @@ func (g *Group) review() {
 		g.announce()
 		return
 	}
-	changes := nextChange(want, s.Voters, s.Learners, p.copies(), uint64(g.applied), func(id uint64) uint64 { return s.Peers[id].Match })
+	changes := nextChange(g.covered(want, &s), s.Voters, s.Learners, p.copies(), uint64(g.applied), func(id uint64) uint64 { return s.Peers[id].Match })
+	if len(changes) == 0 {
+		changes = g.givenUp(want, &s)
+	}
 	stays := func(id uint64) bool {
 		return !slices.ContainsFunc(changes, func(c *pb.ConfChangeSingle) bool {
 			return c.GetNodeId() == id && c.GetType() == pb.ConfChangeRemoveNode
@@ -69,7 +73,7 @@ func (g *Group) giveLead(may func(id uint64) bool) bool {
 	s, to := g.peers.core.Status(), uint64(0)
 	for _, id := range s.Voters {
 		peer, best := s.Peers[id], s.Peers[to]
-		if id == s.ID || !may(id) || peer.Lagging || !peer.Active && peer.Match < s.Last {
+		if id == s.ID || !may(id) || g.peers.isWitness(id) || peer.Lagging || !peer.Active && peer.Match < s.Last {
 			continue
 		}
 		if to == 0 || peer.Active && !best.Active || peer.Active == best.Active && peer.Match > best.Match {
@@ -155,12 +159,22 @@ func nextChange(want []Member, voters, learners []uint64, copies int, applied ui
 			ready = append(ready, m.ID)
 		}
 	}
-	if many := len(voters) - max(copies, 1); many >= 0 && len(ready) > 0 && len(leaving) > 0 {
-		return []*pb.ConfChangeSingle{single(pb.ConfChangeAddNode, ready[0]), single(pb.ConfChangeRemoveNode, leaving[0])}
-	} else if many >= 0 {
-		return removed(leaving, many)
+	witness := func(id uint64) bool { m := find(id); return m != nil && m.Witness }
+	many := len(voters) - max(copies, 1)
+	if many < 0 {
+		if slices.ContainsFunc(voters, witness) { // one is enough
+			ready = slices.DeleteFunc(ready, witness)
+		}
+		return added(ready, len(voters), copies)
 	}
-	return added(ready, len(voters), copies)
+	for _, in := range ready {
+		for _, out := range leaving {
+			if witness(in) == witness(out) { // so there is never a majority without content
+				return []*pb.ConfChangeSingle{single(pb.ConfChangeAddNode, in), single(pb.ConfChangeRemoveNode, out)}
+			}
+		}
+	}
+	return removed(leaving, many)
 }
 
 // added has learners become voters where there are too few: so many at once that the number is odd, because an even one survives no more

@@ -38,6 +38,10 @@ type PeersConfig struct {
 	// Changed is told who the members are, when they or the leader have changed, in a goroutine of its own. Of two calls the one with the
 	// higher index is right.
 	Changed func(index uint64, voters, learners []uint64, leads bool)
+	// Witness makes this replica one that keeps records and no state (witness.go).
+	Witness bool
+	// KeepBytes of records are kept by a witness for a member that is away; 0 means 256 MiB.
+	KeepBytes int64
 	// Force makes this replica the only member, whatever its log says: a majority was lost, and somebody has accepted the loss of data.
 	Force bool
 	// FillRate bounds the bytes a second at which absent content is filled in the background; 0 means 200 MiB.
@@ -72,6 +76,7 @@ type peers struct {
 	core  *consensus.Core
 	table map[record.Name]*item // the records of the log in memory, and of the owner's stream
 	bytes int64                 // of them
+	kept  int64                 // bytes of records that this witness keeps, in the journal most of them
 	// tableBytes bounds what is taken from others.
 	tableBytes int64
 	backlog    []consensus.Write      // not in the journal yet: it has no space
@@ -104,6 +109,9 @@ type peers struct {
 	marks         []mark
 	// applyingTo is the last index that the store was given, or is being given.
 	applyingTo record.Index
+	reports    map[uint64]report // what members have said of themselves
+	heard      map[uint64]int    // tick of a peer's last message
+	floor      store.Checkpoint  // of a witness: the log begins behind it
 	stop       context.CancelFunc
 	ctx        context.Context
 }
@@ -122,6 +130,7 @@ func (g *Group) receive(m consensus.Message, records []*item) (owes bool) {
 		return false
 	}
 	p := g.peers
+	p.heard[m.From] = p.ticks
 	if len(records) > 0 && p.bytes > p.tableBytes && g.forgetAll() > p.tableBytes {
 		return false // this replica is slower than the others: it gets them again
 	}
@@ -182,13 +191,15 @@ func (p *peers) put(it *item) *item {
 	}
 	p.drop(it.rec.Name)
 	p.table[it.rec.Name] = it
-	p.bytes += int64(it.rec.EncodedSize())
+	p.bytes += it.weight()
+	p.kept += int64(it.raw)
 	return it
 }
 
 func (p *peers) drop(n record.Name) {
 	if it := p.table[n]; it != nil {
-		p.bytes -= int64(it.rec.EncodedSize())
+		p.bytes -= it.weight()
+		p.kept -= int64(it.raw)
 		delete(p.table, n)
 	}
 }
@@ -250,6 +261,7 @@ func (g *Group) tick() {
 	if g.peers.ticks%sweepTicks == 0 {
 		g.sweep()
 	}
+	g.witnessTick()
 	if p := g.peers; p.serving == 0 && p.ticks-p.served >= askTicks {
 		p.served = p.ticks
 		p.core.AskAgain()
@@ -422,11 +434,11 @@ func (g *Group) takeCommitted(done []consensus.Committed) {
 					first, since = c.Name.Seq, have.since
 				}
 				last = c.Name.Seq
-				accepted += int64(it.rec.EncodedSize())
+				accepted += it.size()
 			} else {
-				g.unapplied += int64(it.rec.EncodedSize())
+				g.unapplied += it.size()
 			}
-			bytes += int64(it.rec.EncodedSize())
+			bytes += it.size()
 		}
 		it.index = record.Index(c.Index)
 		items = append(items, it)
@@ -455,6 +467,10 @@ func (g *Group) takeCommitted(done []consensus.Committed) {
 		g.cfg.Trace.Part(g.commit, d.Part)
 	}
 	p.parts = p.parts[:0]
+	if g.witness() { // there is nothing to apply it to
+		g.applied, g.unapplied = g.core.committed, 0
+		return
+	}
 	g.enqueue(items, bytes)
 }
 
@@ -506,6 +522,9 @@ func (g *Group) forgetApplied(items []item) {
 // one replica is being caught up would come to a table that takes nothing more; so nothing would be applied, and nothing ever forgotten.
 // g.mu is held.
 func (g *Group) forgetAll() int64 {
+	if g.witness() { // what it forgets is up to the others: truncate
+		return g.peers.bytes
+	}
 	g.forgetLog(func() { g.peers.core.Forget(uint64(g.applied)) })
 	return g.peers.bytes
 }

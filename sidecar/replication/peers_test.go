@@ -43,6 +43,7 @@ type trio struct {
 	tick   time.Duration // 0: 10 ms
 	log    int64         // bytes of the log that are kept for those who are away; 0: 16 MiB
 	tap    func(letter)  // sees every frame that arrives; nil: nobody does
+	keep   int64         // bytes that a witness keeps for a member that is away; 0: 256 MiB
 	slow   chan struct{} // bulk requests are answered when it is closed; nil: at once
 }
 
@@ -119,7 +120,10 @@ func (n *node) tryStart(founders []uint64) error {
 	require.NoError(t, err)
 	inbox := make(chan func(*replication.Group), 4096)
 	peers := &replication.PeersConfig{Founders: founders, Tick: cmp.Or(n.trio.tick, 10*time.Millisecond), Send: n.send, Fetch: n.fetch, Members: n.trio.members, Copies: n.trio.wanted,
-		Changed: n.trio.changed, LogBytes: n.trio.log}
+		Changed: n.trio.changed, LogBytes: n.trio.log, KeepBytes: n.trio.keep, Witness: n.trio.isWitness(n.id)}
+	if peers.Witness {
+		n.keys = nil
+	}
 	if n.alone {
 		peers = nil
 	}
@@ -238,13 +242,20 @@ func (c *trio) changed(index uint64, voters, learners []uint64, leads bool) {
 	}
 	c.at = index
 	c.object = slices.DeleteFunc(c.object, func(m replication.Member) bool {
-		return m.Role == replication.Leaving && !slices.Contains(voters, m.ID)
+		return m.Role != replication.Learner && !slices.Contains(voters, m.ID) && !slices.Contains(learners, m.ID)
 	})
 	for i := range c.object {
+		if m := &c.object[i]; m.Role == replication.Voter && slices.Contains(learners, m.ID) {
+			m.Role = replication.Learner
+		}
 		if m := &c.object[i]; m.Role == replication.Learner && slices.Contains(voters, m.ID) {
 			m.Role = replication.Voter
 		}
 	}
+}
+
+func (c *trio) isWitness(id uint64) bool {
+	return slices.ContainsFunc(c.members(), func(m replication.Member) bool { return m.ID == id && m.Witness })
 }
 
 // replace has a voter leave for a new replica.
@@ -298,7 +309,7 @@ func (c *trio) agree() {
 	}
 	var want map[string]string
 	for id, n := range c.nodes {
-		if n.group == nil {
+		if n.group == nil || n.group.Store() == nil {
 			continue
 		}
 		require.Eventually(c.t, func() bool { return n.group.Status().Applied >= last }, 10*time.Second, time.Millisecond, "node %d: %+v", id, n.group.Status().Group)

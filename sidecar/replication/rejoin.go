@@ -31,19 +31,25 @@ func (g *Group) replayPeers() error {
 	if err != nil {
 		return err
 	}
-	log, stream, err := h.log(from, record.Index(cfg.Hard.Commit), g.cfg.Keys)
+	var log, stream []item
+	if g.witness() {
+		log, err = h.rawLog(from)
+	} else {
+		log, stream, err = h.log(from, record.Index(cfg.Hard.Commit), g.cfg.Keys)
+	}
 	if err != nil {
 		return err
 	}
-	if !g.hollow.Load() {
+	if !g.hollow.Load() && !g.witness() {
 		err = g.store.Adopt(entries(append(slices.Clone(log), stream...)))
 	}
 	if err != nil {
 		return fmt.Errorf("replay: %w", err)
 	}
 	p := &peers{cfg: *g.cfg.Peers, tableBytes: tableBytes, table: map[record.Name]*item{}, at: map[uint64]journal.LSN{}, install: make(chan *pb.Message, 1), using: map[int]context.CancelFunc{},
-		fetching: map[fetched]chan struct{}{}, flights: map[uint64][]flight{}, placedAt: map[record.BlobID]uint64{}, durableCommit: h.hard.Commit}
-	p.cfg.LogBytes = cmp.Or(p.cfg.LogBytes, logBytes)
+		fetching: map[fetched]chan struct{}{}, flights: map[uint64][]flight{}, placedAt: map[record.BlobID]uint64{}, durableCommit: h.hard.Commit,
+		reports: map[uint64]report{}, heard: map[uint64]int{}, floor: from}
+	p.cfg.LogBytes, p.cfg.KeepBytes = cmp.Or(p.cfg.LogBytes, logBytes), cmp.Or(p.cfg.KeepBytes, keepBytes)
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	kept := g.disk.journal.End()
 	for i := range log {
@@ -66,7 +72,7 @@ func (g *Group) replayPeers() error {
 // coreConfig is what the checkpoint and the journal have of Raft's state.
 func (g *Group) coreConfig(from store.Checkpoint, h *history) (consensus.Config, error) {
 	state := g.cfg.Replica.GroupState()
-	cfg := consensus.Config{ID: uint64(g.key().replica), Index: uint64(from.Index), Term: state.Term, Terms: termsOf(state), Acceptance: from.Acceptance,
+	cfg := consensus.Config{ID: uint64(g.key().replica), Witness: g.witness(), Index: uint64(from.Index), Term: state.Term, Terms: termsOf(state), Acceptance: from.Acceptance,
 		Logger:  g.cfg.Logger,
 		Members: &pb.ConfState{}, Hard: consensus.HardState{Term: h.hard.Term, Vote: h.hard.Vote, Commit: h.hard.Commit}}
 	switch {
@@ -102,7 +108,9 @@ func (p *peers) recovered(it item, h *history) *pb.Entry {
 		return e
 	}
 	e.Data = consensus.Entry{Kind: it.rec.Kind, Name: it.rec.Name}.Encode()
-	it.meta, _ = h.metaOf(it.rec)
+	if it.raw == 0 {
+		it.meta, _ = h.metaOf(it.rec)
+	}
 	for _, pl := range it.placed {
 		if uint64(it.index) > p.durableCommit {
 			p.placedAt[it.rec.Ops[pl.Op].Blob] = uint64(it.index)
@@ -133,7 +141,8 @@ func (h *history) metaOf(r *record.Record) ([]byte, error) {
 // replayCommitted applies what was committed, and then makes the checkpoint that ends replay.
 func (g *Group) replayCommitted(kept journal.LSN) error {
 	g.mu.Lock()
-	if g.applied = g.installed; g.hollow.Load() {
+	if g.applied = max(g.applied, g.installed); g.hollow.Load() || g.witness() {
+		g.saved = g.installed
 		g.firstKept = g.peers.needs(kept)
 		g.process()
 		defer g.mu.Unlock()

@@ -22,7 +22,7 @@ var ErrReplace = errors.New("a peer's state takes the place of the damaged one a
 // distrust notes durably that the state here is of no use, if it is damaged, and if somebody else has one. It returns err, which then is
 // ErrReplace, too. Who calls it uses the store no more, and saves no checkpoint.
 func (g *Group) distrust(err error) error {
-	if g.cfg.Peers == nil || !errors.Is(err, store.ErrDamaged) || g.disk.syncs.failure() != nil {
+	if g.cfg.Peers == nil || g.witness() || !errors.Is(err, store.ErrDamaged) || g.disk.syncs.failure() != nil {
 		return err
 	}
 	replica := g.cfg.Replica
@@ -50,6 +50,9 @@ func (g *Group) othersVote(members []byte) bool {
 
 // openState opens the store, or finds that it is being replaced, or must be.
 func (g *Group) openState() (err error) {
+	if g.witness() {
+		return nil
+	}
 	if g.hollow.Store(g.cfg.Replica.GroupState().Installing); !g.hollow.Load() {
 		if g.store, err = store.Open(g.storeConfig()); err == nil {
 			return nil

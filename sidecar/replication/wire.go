@@ -17,6 +17,7 @@ const (
 	FrameRaft    uint8 = 1
 	FramePropose uint8 = 2
 	FrameAck     uint8 = 3
+	FrameReport  uint8 = 4
 )
 
 // messageBytes of payloads go into one frame, unless a single record is larger.
@@ -53,6 +54,10 @@ func (g *Group) sendRaft(to uint64, m *pb.Message) {
 		bytes, n := 0, 0
 		for ; n < len(m.GetEntries()); n++ {
 			parts, size, err := g.payloadOf(m.GetEntries()[n])
+			if err != nil && g.witness() {
+				g.failLocked(err)
+				return
+			}
 			if err != nil {
 				g.cfg.Logger.Warn("a peer needs a record that is not here any more: it will be caught up by a copy", "err", err)
 				g.forgetLog(func() { g.peers.core.Forget(min(m.GetEntries()[n].GetIndex(), uint64(g.applied))) })
@@ -131,6 +136,9 @@ func (g *Group) parts(n record.Name) ([][]byte, int, error) {
 	if it == nil {
 		return nil, 0, fmt.Errorf("record %v is not here", n)
 	}
+	if it.raw > 0 {
+		return g.rawParts(it)
+	}
 	var fresh []byte
 	size := len(it.meta)
 	parts := make([][]byte, 2, 2+len(it.rec.Ops))
@@ -192,6 +200,9 @@ func (g *Group) Deliver(kind uint8, from uint64, body []byte) error {
 func (g *Group) take(kind uint8, from uint64, body []byte) (owes bool, err error) {
 	if g.peers == nil {
 		return false, fmt.Errorf("%w: a group of one has no peers", ErrMessage)
+	}
+	if kind == FrameReport {
+		return false, g.reported(from, body)
 	}
 	m, items, err := g.decode(kind, from, body)
 	if err != nil {
@@ -293,6 +304,9 @@ func (d *decoder) record(name []byte) (record.Kind, record.Name, bool) {
 	if d.err != nil || err != nil {
 		d.err = errors.Join(d.err, err)
 		return 0, n, false
+	}
+	if d.g.witness() {
+		return d.raw(b, kind, n)
 	}
 	if salted := d.g.cfg.Keys.Knows(n.Incarnation); salted != nil && kind != record.Owner {
 		d.err, d.sealed = salted, true

@@ -20,13 +20,14 @@ const (
 	Syncing    = "Syncing"    // is behind, or lacks blocks
 	Rebuilding = "Rebuilding" // its metadata is being replaced by a peer's: it was damaged, or too far behind
 	Lost       = "Lost"       // its disk is gone for good
+	Missing    = "Missing"    // it was given up, and no other one is there yet
 )
 
 // Replica roles.
 const (
 	Voter   = "voter"
 	Learner = "learner"
-	Witness = "witness"
+	Witness = "witness" // a voter that keeps records and no content
 	Leaving = "leaving" // a voter until another has taken its place
 )
 
@@ -56,6 +57,7 @@ type Hosted struct {
 	Applied   uint64 `json:"applied"`   // last log position in its state
 	Committed uint64 `json:"committed"` // last log position that it knows to be on a majority
 	Missing   uint64 `json:"missing"`   // bytes that are still to come
+	Kept      uint64 `json:"kept"`      // bytes of records that a witness keeps
 	Error     string `json:"error"`     // why it is not served; empty: it is
 }
 
@@ -82,4 +84,6 @@ type Replica struct {
 	State      string `json:"state"` // one of the replica states, Offline or Damaged
 	MatchIndex uint64 `json:"matchIndex"`
 	Missing    uint64 `json:"missing"` // bytes that are still to come; 0: none, or not known
+	Witness    bool   `json:"witness"` // it is no copy: it keeps records
+	Kept       uint64 `json:"kept"`    // bytes of them
 }

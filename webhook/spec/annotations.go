@@ -211,7 +211,7 @@ func (p *parser) volume(name string) {
 			didYouMean(v.Class, names, "choose one of these, or add its VolumeClass to the input"))
 		class = BuiltIn()[DefaultClass]
 	}
-	v.Replicas = class.Replicas
+	v.Replicas, v.Witness = class.Replicas, class.Witness
 	v.Sealing = class.Sealing
 	v.Engine = class.Engine
 	v.Size = p.size(key(AttrSize), class, known)

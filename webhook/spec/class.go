@@ -18,12 +18,15 @@ const (
 	DefaultClass = "default"
 	// ReplicatedClass keeps three copies, on three nodes. In dev mode it is the class of a volume that names none.
 	ReplicatedClass = "replicated"
+	// WitnessedClass keeps two copies, and a witness on a third node.
+	WitnessedClass = "witnessed"
 )
 
 // Class is a checked VolumeClass.
 type Class struct {
 	Name     string
 	Replicas int
+	Witness  bool
 	Sealing  v1alpha1.Sealing
 	Engine   v1alpha1.Engine
 	// Resources of the sidecar; empty if the class says nothing.
@@ -40,12 +43,13 @@ type Class struct {
 // Classes are the known classes by name.
 type Classes map[string]Class
 
-// BuiltIn returns the classes that need no VolumeClass: one copy or three, any size, any trace.
+// BuiltIn returns the classes that need no VolumeClass: one copy, three, or two and a witness; any size, any trace.
 func BuiltIn() Classes {
-	one, three := 1, 3
+	one, two, three, witness := 1, 2, 3, true
 	single, _ := NewClass(DefaultClass, v1alpha1.VolumeClassSpec{Replicas: &one})
 	replicated, _ := NewClass(ReplicatedClass, v1alpha1.VolumeClassSpec{Replicas: &three})
-	return Classes{DefaultClass: single, ReplicatedClass: replicated}
+	witnessed, _ := NewClass(WitnessedClass, v1alpha1.VolumeClassSpec{Replicas: &two, Witness: &witness})
+	return Classes{DefaultClass: single, ReplicatedClass: replicated, WitnessedClass: witnessed}
 }
 
 // Names returns the names in order.
@@ -66,7 +70,16 @@ func NewClass(name string, s v1alpha1.VolumeClassSpec) (Class, []Problem) {
 		ps = append(ps, Problem{Key: "metadata.name", Value: name, HasValue: true, What: "is not a name",
 			Allowed: "a DNS subdomain: lower-case letters, digits, - and .", Fix: `write for example "replicated"`})
 	}
-	if s.Replicas != nil {
+	c.Witness = s.Witness != nil && *s.Witness
+	switch {
+	case c.Witness && s.Replicas == nil:
+		c.Replicas = 2
+	case c.Witness && *s.Replicas != 2:
+		ps = append(ps, Problem{Key: "spec.replicas", Value: strconv.Itoa(*s.Replicas), HasValue: true, What: "does not go with a witness", Allowed: "2",
+			Fix: "write 2, or leave spec.witness out"})
+	case c.Witness:
+		c.Replicas = 2
+	case s.Replicas != nil:
 		c.Replicas = *s.Replicas
 		ps = append(ps, checkReplicas(c.Replicas)...)
 	}

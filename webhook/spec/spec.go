@@ -75,6 +75,8 @@ type Volume struct {
 	Class string
 	// Replicas is the number of synchronous copies, at least 1.
 	Replicas int
+	// Witness adds a voter without content. The Volume object has it; it is not in Flag.
+	Witness bool
 	// Sealing says whether what leaves the sidecar's memory is encrypted and authenticated, or checksummed only.
 	Sealing v1alpha1.Sealing
 	// Engine is what serves the volume.
@@ -95,6 +97,14 @@ type Access string
 
 // ReadWriteOnce is one pod at a time, the only access for now.
 const ReadWriteOnce Access = "ReadWriteOnce"
+
+// Voters is how many nodes the volume needs: one for each copy, and one for the witness.
+func (v Volume) Voters() int {
+	if v.Witness {
+		return v.Replicas + 1
+	}
+	return v.Replicas
+}
 
 // Flag returns the volume as the value of the sidecar's --volume flag, for example
 // "name=data,size=2147483648,class=default,replicas=1,sealing=on,trace=every". Engine, Mode and Access have one value each

@@ -34,7 +34,9 @@ type Config struct {
 	Entries    []*pb.Entry // behind the checkpoint, without a gap
 	// Ignore changes of members up to this index: they are not to happen any more.
 	Ignore uint64
-	Logger *slog.Logger
+	// Witness: it asks to lead only when nobody else does.
+	Witness bool
+	Logger  *slog.Logger
 }
 
 // HardState is what must be durable before any answer: Raft's own.
@@ -69,6 +71,8 @@ type Core struct {
 	persist  bool // a change of members was committed, and no HardState written since
 	ticks    uint64
 	campaign uint64 // tick at which to ask to lead; 0: none
+	witness  bool
+	alive    uint64 // tick of the leader's last message
 	failed   error
 }
 
@@ -80,7 +84,7 @@ type membership struct {
 
 // New starts a replica. It is a follower until Raft says otherwise.
 func New(cfg Config) (*Core, error) {
-	c := &Core{id: cfg.ID, acceptance: cfg.Acceptance, delivered: cfg.Index, ignore: cfg.Ignore, members: []membership{{cfg.Index, cfg.Members}},
+	c := &Core{id: cfg.ID, acceptance: cfg.Acceptance, delivered: cfg.Index, ignore: cfg.Ignore, witness: cfg.Witness, members: []membership{{cfg.Index, cfg.Members}},
 		history: cfg.Terms, held: map[uint64]Message{}, owners: map[uint64]uint64{}}
 	c.log = memory{initial: cfg.Members, base: cfg.Index, term: cfg.Term, entries: cfg.Entries, snapshot: c.snapshot}
 	hard := cfg.Hard
@@ -102,7 +106,9 @@ func New(cfg Config) (*Core, error) {
 func (c *Core) Tick() {
 	c.ticks++
 	c.release()
-	c.raw.Tick()
+	if c.hasty() {
+		c.raw.Tick()
+	}
 	if c.campaign != 0 && c.ticks >= c.campaign {
 		if c.campaign = 0; c.leader == 0 {
 			c.Campaign()
@@ -127,6 +133,9 @@ func (c *Core) Gone(peer uint64) {
 	}
 	if c.raw.ForgetLeader() == nil {
 		c.campaign = c.ticks + patience(c.Members().GetVoters(), c.id)
+		if c.witness {
+			c.campaign += 2 * ElectionTicks
+		}
 	}
 }
 
@@ -212,6 +221,9 @@ func (c *Core) Step(m Message) error {
 			return fmt.Errorf("a %s never comes from a peer", t)
 		}
 		c.hear(m.Raft)
+		if m.Raft.GetFrom() == c.leader {
+			c.alive = c.ticks
+		}
 		return c.raw.Step(m.Raft)
 	case m.Propose != nil:
 		c.owners[m.From] = c.ticks

@@ -179,7 +179,8 @@ type ReplicaInfo struct {
 	Group     ID     `json:"group"`
 	VolumeUID string `json:"volumeUID"`
 	Volume    string `json:"volume"`
-	DiskID    string `json:"diskID"` // a replica that was copied to another directory is not one
+	Witness   bool   `json:"witness,omitempty"` // of a witness: there is a log, and nothing else
+	DiskID    string `json:"diskID"`            // a replica that was copied to another directory is not one
 }
 
 type replicaSuper struct {

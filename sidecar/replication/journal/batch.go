@@ -8,6 +8,7 @@ import (
 type Piece struct {
 	Kind  Kind
 	Parts [][]byte // of its body
+	At    LSN      // where it was written: AppendAll says it
 }
 
 // Bytes is what the frame occupies.
@@ -39,6 +40,11 @@ func (j *Journal) AppendAll(group, replica uint64, pieces []Piece) (end LSN, err
 		}
 		if err != nil {
 			return 0, err
+		}
+		at := end
+		for i := n - 1; i >= 0; i-- {
+			at -= LSN(pieces[i].Bytes())
+			pieces[i].At = at
 		}
 		pieces = pieces[n:]
 	}

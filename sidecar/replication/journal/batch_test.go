@@ -23,7 +23,7 @@ func randomPieces(rng *rand.Rand) (pieces []Piece, want []string) {
 		}
 		body := strings.Repeat(string(rune('a'+rng.IntN(26))), n)
 		cut := rng.IntN(n + 1)
-		pieces = append(pieces, Piece{KindEntry, [][]byte{[]byte(body[:cut]), nil, []byte(body[cut:])}})
+		pieces = append(pieces, Piece{Kind: KindEntry, Parts: [][]byte{[]byte(body[:cut]), nil, []byte(body[cut:])}})
 		want = append(want, body)
 	}
 	return pieces, want
@@ -78,14 +78,14 @@ func TestAppendAllWritesOnce(t *testing.T) {
 	}}
 	j, _ := mustOpen(t, testOptions(fs))
 	writes = 0
-	_, err := j.AppendAll(1, 2, []Piece{{KindPayload, [][]byte{make([]byte, 4300)}}, {KindBinding, [][]byte{make([]byte, 40)}}, {KindHardState, [][]byte{make([]byte, 24)}}})
+	_, err := j.AppendAll(1, 2, []Piece{{Kind: KindPayload, Parts: [][]byte{make([]byte, 4300)}}, {Kind: KindBinding, Parts: [][]byte{make([]byte, 40)}}, {Kind: KindHardState, Parts: [][]byte{make([]byte, 24)}}})
 	require.NoError(t, err)
 	require.Equal(t, 1, writes)
 	end := j.End()
 	_, err = j.AppendAll(1, 2, nil)
 	require.NoError(t, err)
 	var bad *BodyError
-	_, err = j.AppendAll(1, 2, []Piece{{KindBinding, nil}, {Kind(99), nil}})
+	_, err = j.AppendAll(1, 2, []Piece{{Kind: KindBinding}, {Kind: Kind(99)}})
 	require.ErrorAs(t, err, &bad)
 	require.Equal(t, end+64, j.End(), "the frames before it are there")
 }
@@ -93,7 +93,7 @@ func TestAppendAllWritesOnce(t *testing.T) {
 // TestTornBatch: a write that a failure cuts off leaves the first frames, whole, or none.
 func TestTornBatch(t *testing.T) {
 	full := func(n int) [][]byte { return [][]byte{[]byte(strings.Repeat("x", n))} } // what is not written is zero here
-	pieces := []Piece{{KindPayload, full(200)}, {KindBinding, full(40)}, {KindHardState, full(24)}}
+	pieces := []Piece{{Kind: KindPayload, Parts: full(200)}, {Kind: KindBinding, Parts: full(40)}, {Kind: KindHardState, Parts: full(24)}}
 	ends := []int{264, 320 + 104, 448 + 88} // of the bodies: frames begin at multiples of 64, and a header has 64 bytes
 	for cut := 0; cut < 576; cut += 8 {
 		armed := false

@@ -55,7 +55,7 @@ func (j *Journal) resume(w *walk) error {
 			return fmt.Errorf("journal: make %s durable: %w", s.name, err)
 		}
 		j.segs = append(j.segs, &segment{
-			seq: s.seq, name: s.name, base: j.o.base(s.seq), end: w.endOf(s), prevEnd: s.head.prevEnd,
+			seq: s.seq, name: s.name, base: j.o.base(s.seq), end: w.endOf(s), prevEnd: s.head.prevEnd, generation: s.head.generation,
 		})
 	}
 	if err := j.collect(w); err != nil {
