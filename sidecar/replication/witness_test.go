@@ -2,6 +2,7 @@ package replication_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -233,7 +234,7 @@ func TestWitnessKnowsNothing(t *testing.T) {
 			require.NoError(t, err)
 			b := make([]byte, info.Size())
 			_, err = f.ReadAt(b, 0)
-			if err != io.EOF { //nolint:errorlint // as io says
+			if !errors.Is(err, io.EOF) {
 				require.NoError(t, err)
 			}
 			require.NoError(t, f.Close())
