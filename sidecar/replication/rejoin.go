@@ -145,8 +145,13 @@ func (g *Group) replayCommitted(kept journal.LSN) error {
 		g.saved = g.installed
 		g.firstKept = g.peers.needs(kept)
 		g.process()
-		defer g.mu.Unlock()
-		return g.failed
+		from, err := g.firstKept, g.failed
+		g.mu.Unlock()
+		if err != nil || !g.witness() {
+			return err
+		}
+		at := g.cfg.Replica.Checkpoint() // with who the members are, or the next start takes it for a group of one
+		return g.cfg.Replica.SaveGroupCheckpoint(at, uint64(min(from, g.disk.journal.Synced())), g.groupState(at))
 	}
 	g.process()
 	items := g.queue

@@ -52,9 +52,9 @@ func (s *sim) exchange(n *simNode) {
 	s.object.losses++
 	s.object.members[i].Role = Leaving
 	id := uint64(len(s.nodes)) + 1
-	s.object.members = append(s.object.members, Member{ID: id, Role: Learner})
+	s.object.members = append(s.object.members, Member{ID: id, Role: Learner, Witness: n.witness})
 	s.mu.Unlock()
-	if s.plan.nodes > 2 && s.chance(0.5) {
+	if s.plan.nodes > 2 && s.chance(0.5) && s.spares(n) {
 		s.fault("node lost", "node %d with its disk, node %d comes", n.id, id)
 		n.gone = true
 		if n.life != nil {
@@ -64,9 +64,25 @@ func (s *sim) exchange(n *simNode) {
 		s.fault("node leaves", "node %d, node %d comes", n.id, id)
 	}
 	fresh := s.addNode(id)
+	fresh.witness = n.witness
 	s.startNode(fresh)
 	s.ticks(fresh)
 	s.fillSoon(fresh)
+}
+
+// spares tells whether a node may be lost with its disk. Of two replicas beside a witness, the other one must have all of its state: to be in
+// the middle of a copy is a failure of its own, of which there may be one.
+func (s *sim) spares(lost *simNode) bool {
+	for _, n := range s.nodes {
+		if !s.plan.witness || lost.witness || n == lost || n.witness || n.gone {
+			continue
+		}
+		l := n.life
+		if l == nil || !l.opened.Load() || l.closing.Load() || l.applying.Load() || l.group.hollow.Load() || !l.group.Store().Complete() {
+			return false
+		}
+	}
+	return true
 }
 
 // membersSoon looks after the object: it says who is filled, and ends the processes of who is no member any more.

@@ -36,6 +36,7 @@ type simNode struct {
 	id        uint64
 	fs        *faultfs.FS
 	founder   bool
+	witness   bool
 	gone      bool     // for good, with its disk
 	rotten    bool     // a bit of its content has turned over, and is not healed
 	life      *simLife // nil: no process; s.mu is held where it changes
@@ -84,8 +85,9 @@ const simSegment = 128 << 10
 // setup makes the nodes with their replicas.
 func (s *sim) setup() {
 	for id := uint64(1); id <= uint64(s.plan.nodes); id++ {
-		s.addNode(id).founder = true
-		s.object.members = append(s.object.members, Member{ID: id, Role: Voter})
+		n := s.addNode(id)
+		n.founder, n.witness = true, s.plan.witness && id == uint64(s.plan.nodes)
+		s.object.members = append(s.object.members, Member{ID: id, Role: Voter, Witness: n.witness})
 	}
 	for _, n := range s.nodes {
 		s.startNode(n)
@@ -189,7 +191,7 @@ func (l *simLife) open() error {
 		return errors.Join(err, dir.Close())
 	}
 	l.disk = d
-	if s.plan.key != nil {
+	if s.plan.key != nil && !n.witness {
 		if l.keys, err = seal.New(s.plan.key, "tenant"); err != nil {
 			return err
 		}
@@ -205,8 +207,8 @@ func (l *simLife) open() error {
 	if err != nil {
 		return err
 	}
-	peers := &PeersConfig{Tick: -1, Send: l.send, Committed: l.committed, Fetch: l.fetch, LogBytes: s.plan.logBytes}
-	if s.plan.exchange {
+	peers := &PeersConfig{Tick: -1, Send: l.send, Committed: l.committed, Fetch: l.fetch, LogBytes: s.plan.logBytes, Witness: n.witness}
+	if s.plan.exchange || s.plan.witness {
 		peers.Members, peers.Copies, peers.Changed = s.members, func() int { return s.plan.nodes }, l.changed
 	}
 	if n.founder && !s.ready {
@@ -738,6 +740,9 @@ func (s *sim) verifySoon() {
 }
 
 func (s *sim) verify(l *simLife) bool {
+	if l.n.witness { // it has none
+		return true
+	}
 	if l.n.rotten { // it knows, or will find it: scrubSoon
 		return true
 	}

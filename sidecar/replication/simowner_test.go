@@ -351,7 +351,7 @@ func (s *sim) owners() {
 func (s *sim) takeOver() {
 	n := s.nodes[s.rng.IntN(len(s.nodes))]
 	l := n.life
-	if l == nil || !l.opened.Load() || l.closing.Load() || n.thaws() > 0 {
+	if l == nil || !l.opened.Load() || l.closing.Load() || n.thaws() > 0 || n.witness {
 		return
 	}
 	if l.owned { // a fenced owner aborts; another one is another process

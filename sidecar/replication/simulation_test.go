@@ -177,6 +177,7 @@ func simulate(t *testing.T, seed uint64, tell io.Writer) (s *sim) {
 		s.oracle = newSimOracle(s)
 		s.plan = drawPlan(s.rng)
 		s.plan.exchange = mix(seed, 5)%3 == 0
+		s.plan.witness = mix(seed, 8)%3 == 0 && s.plan.nodes == 3
 		s.plan.logBytes = []int64{0, 4 << 10, 64 << 10}[mix(seed, 6)%3] // a small log: who was away is caught up by a copy of the state
 		s.run()
 		s.lasted = time.Since(s.begin)
