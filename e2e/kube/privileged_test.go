@@ -55,6 +55,8 @@ func TestPrivileged(t *testing.T) {
 		}
 	}
 	t.Logf("%d kills; the writer: %s", *kills, tail(s.logs("db-0", "writer"), 1))
+	s.killContainer(s.ready("db-0"), "below")
+	s.until("a container of the application that is started again", func() bool { return restarts(s.ready("db-0"), "below") > 0 })
 	for _, line := range s.memory(s.name, "db-0", "remora") {
 		t.Log("FIGURE privileged sidecar:", line)
 	}
