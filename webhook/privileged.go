@@ -53,7 +53,7 @@ func privileged(c *corev1.Container) {
 		{Name: disksVolume, MountPath: RootPath, MountPropagation: &bidirectional},
 		{Name: tokenVolume, MountPath: tokenPath, ReadOnly: true},
 	}
-	c.StartupProbe = startupProbe()
+	c.StartupProbe, c.ReadinessProbe = startupProbe(), readinessProbe()
 }
 
 // CheckRoot refuses what cannot be a Config.Root.

@@ -110,6 +110,7 @@ func node(c *corev1.Container) {
 	}
 	c.VolumeMounts = []corev1.VolumeMount{{Name: disksVolume, MountPath: DisksPath}}
 	c.Lifecycle = served()
+	c.ReadinessProbe = readinessProbe()
 }
 
 // served holds the application back until the sidecar serves every mount: kubelet starts the next container when this hook has ended. A
@@ -118,6 +119,17 @@ func node(c *corev1.Container) {
 func served() *corev1.Lifecycle {
 	return &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{
 		Exec: &corev1.ExecAction{Command: []string{"/bin/remora-init", "ready", strconv.Itoa(Port)}}}}
+}
+
+// readinessProbe takes a pod from its Services when a volume of it is not served for half a minute, and says why in its events. A sidecar
+// that is killed is back long before. It costs no time at the start: kubelet asks as soon as the hook has ended.
+func readinessProbe() *corev1.Probe {
+	return &corev1.Probe{
+		ProbeHandler:     corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/readyz", Port: intstr.FromInt32(Port)}},
+		PeriodSeconds:    10,
+		TimeoutSeconds:   5,
+		FailureThreshold: 3,
+	}
 }
 
 // startupProbe is what privileged mode has instead. A kubelet that is restarted while the hook runs forgets the hook, not the probe, and what a container of
