@@ -96,6 +96,10 @@ func TestWitnessed(t *testing.T) {
 	bad := i.dev("replicas", "data-db-0", "3").start()
 	require.Error(t, bad.wait(time.Minute))
 	require.Contains(t, bad.out.String(), "two copies and a witness")
+	i.stop()
+	i.program("", nil, programs.Remora, "check", i.dir).run(time.Minute)
+	i.again()
+	i.twoAndWitness()
 }
 
 // knowsNothing looks through a node's disks: there is no content, no metadata and no key.

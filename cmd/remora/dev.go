@@ -37,6 +37,7 @@ DIR/pods/<pod>/<volume> for your own programs. A sidecar that dies is restarted;
 stops; the next start on the same DIR finds the data again. Root is needed.`,
 		Example: `  remora dev                                  # an example StatefulSet
   remora dev -f db.yaml --dir /var/tmp/dev
+  remora dev -f examples/witnessed.yaml       # two copies and a witness, on three nodes
   remora status --dir /var/tmp/dev
   remora dev restart-pod db-0 --dir /var/tmp/dev
   remora dev upgrade --dir /var/tmp/dev       # after a new build: no program notices more than a pause`,

@@ -59,6 +59,10 @@ func (r *replicaCheck) run(ctx context.Context, id diskdir.ID) (err error) {
 	}
 	r.result.Group, r.result.Volume, r.result.VolumeUID = r.state.Group, r.state.Volume, r.state.VolumeUID
 	r.result.Checkpoint, r.result.Index = r.state.Checkpoint.Index, r.state.Checkpoint.Index
+	if r.state.Witness {
+		r.note(r.path, "replica", "", "a witness: it has records in the journal, which were checked with it, and nothing else")
+		return nil
+	}
 	if !r.files() {
 		return nil
 	}
