@@ -86,7 +86,7 @@ func (s *supervisor) survivor(ctx context.Context, o *v1alpha1.Volume) (best str
 		if !ok || h.Error != "" {
 			return "", loss, fmt.Errorf("replica %s on node %s does not answer, and may be the one that has most: mend that first (%s)", m.Replica, m.Node, cmp.Or(h.Error, "nobody serves it"))
 		}
-		if best == "" || h.Committed > chosen.Committed {
+		if best == "" || hasMore(&h, &chosen) {
 			best, chosen, loss = m.Replica, h, Loss{Volume: o.Name, Survivor: m.Replica, Node: m.Node, Applied: h.Applied}
 		}
 	}
@@ -94,6 +94,18 @@ func (s *supervisor) survivor(ctx context.Context, o *v1alpha1.Volume) (best str
 		return "", loss, fmt.Errorf("every disk of volume %s is lost (%s): %w", o.Name, describe(o), errNothingLeft)
 	}
 	return best, loss, nil
+}
+
+// hasMore tells whether one replica has more than another: a state, if the other one's was being replaced by that of a peer that is lost; and
+// the log that Raft would have led. What was acknowledged is in it, also if this replica has not heard that it was.
+func hasMore(a, b *status.Hosted) bool {
+	stateOf := func(h *status.Hosted) int {
+		if h.State == status.Rebuilding {
+			return 0
+		}
+		return 1
+	}
+	return cmp.Or(cmp.Compare(stateOf(a), stateOf(b)), cmp.Compare(a.LastTerm, b.LastTerm), cmp.Compare(a.Last, b.Last)) > 0
 }
 
 // reopen starts the processes anew that must see the volume with other eyes: the one that has the survivor, and the volume's pod.

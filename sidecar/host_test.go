@@ -125,6 +125,7 @@ type pretended struct {
 	what   opening
 	mu     sync.Mutex
 	filled bool
+	alone  bool
 	err    error
 }
 
@@ -135,7 +136,7 @@ func openPretended(_ context.Context, _ *host, _ *hosted, what opening) (hostedG
 func (p *pretended) Member() memberStatus {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return memberStatus{CaughtUp: true, Filled: p.filled, Err: p.err}
+	return memberStatus{CaughtUp: true, Filled: p.filled, WentAlone: p.alone, Err: p.err}
 }
 
 func (p *pretended) Close(context.Context) error { return p.what.replica.Close() }
@@ -343,6 +344,16 @@ func TestTwoOfThreeDisksLost(t *testing.T) {
 	require.Len(t, d.object("data-db-0").Members, 1)
 	require.Len(t, c.members("data-db-0"), 1)
 	require.NoError(t, c.changed(t.Context(), "data-db-0", 100, ids(o, "c"), nil))
+	c.poll(c.ctx)
+	require.Equal(t, survivor.Replica, d.object("data-db-0").Survivor, "its checkpoint does not know it yet")
+	for _, r := range c.list() {
+		if g, ok := r.open().(*pretended); ok {
+			g.mu.Lock()
+			g.alone = true
+			g.mu.Unlock()
+		}
+	}
+	c.poll(c.ctx)
 	require.Empty(t, d.object("data-db-0").Survivor)
 	require.NoError(t, d.joined(moved, "data-db-0", c, e))
 	d.await("a learner on e", func() bool { return memberOn(d.object("data-db-0"), "e") >= 0 }, e)

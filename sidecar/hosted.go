@@ -43,9 +43,11 @@ type memberStatus struct {
 	Leader             uint64 // replica ID; 0: none is known
 	Term               uint64
 	Applied, Committed uint64
-	Replacing          bool  // its state is being replaced by a peer's
-	Replaced           bool  // it was, or is being, since it was opened
-	CaughtUp           bool  // has applied all that its leader had committed when it said so last
+	Replacing          bool // its state is being replaced by a peer's
+	Replaced           bool // it was, or is being, since it was opened
+	CaughtUp           bool // has applied all that its leader had committed when it said so last
+	WentAlone          bool // is the group, which has lost the majority of its disks (replication.Group.WentAlone)
+	Last, LastTerm     uint64
 	Filled             bool  // has every block of every blob, verified
 	Missing            int64 // bytes that are not here yet
 	Kept               int64 // bytes of records that a witness keeps
@@ -86,6 +88,16 @@ func (h *host) serve(ctx context.Context, o *v1alpha1.Volume, m *v1alpha1.Member
 	}
 	r := h.begin(o, id, m.Disk, net)
 	st := r.status()
+	if o.Survivor == m.Replica && st.WentAlone {
+		_, err := h.modify(ctx, o.Name, func(o *v1alpha1.Volume) error {
+			if o.Survivor != id.String() {
+				return authority.ErrUnchanged
+			}
+			o.Survivor = ""
+			return nil
+		})
+		return errors.Join(st.Err, err)
+	}
 	if st.Filled && m.Role == v1alpha1.RoleLearner && !m.Filled && o.Phase == v1alpha1.VolumeReady {
 		_, err := h.modify(ctx, o.Name, func(o *v1alpha1.Volume) error {
 			m := o.Member(id.String())

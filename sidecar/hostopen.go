@@ -101,13 +101,13 @@ func (g *peerGroup) Member() memberStatus {
 	st := g.Status()
 	m := memberStatus{Applied: uint64(st.Applied), Committed: uint64(st.Committed), Err: st.Err, Replacing: st.Hollow, Replaced: st.Replaced}
 	if of := st.Group; of != nil {
-		m.Leader, m.Term = of.Leader, of.Term
+		m.Leader, m.Term, m.Last, m.LastTerm = of.Leader, of.Term, of.Last, of.LastTerm
 		m.CaughtUp = of.Known && m.Applied >= of.Target
 	}
 	if st.Witness != nil {
 		m.Kept = st.Witness.Bytes
 	}
-	m.Filled = g.Filled()
+	m.Filled, m.WentAlone = g.Filled(), g.WentAlone()
 	m.Missing = g.FillStatus().AbsentBytes
 	return m
 }

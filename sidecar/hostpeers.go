@@ -103,9 +103,6 @@ func (h *host) changed(ctx context.Context, volume string, index uint64, voters,
 			return authority.ErrUnchanged
 		}
 		o.ConfIndex = index
-		if o.Survivor != "" && slices.Equal(votes, []string{o.Survivor}) {
-			o.Survivor = ""
-		}
 		o.Members = slices.DeleteFunc(o.Members, func(m v1alpha1.Member) bool {
 			return m.Votes() && !slices.Contains(votes, m.Replica) && !slices.Contains(learns, m.Replica)
 		})

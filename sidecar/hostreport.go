@@ -53,7 +53,7 @@ func (h *host) report() []status.Hosted {
 		st := r.status()
 		o, _ := h.object(r.volume)
 		e := status.Hosted{Volume: r.volume, ID: r.id.String(), State: stateOfReplica(st), Term: st.Term, Applied: st.Applied,
-			Committed: st.Committed, Missing: uint64(max(st.Missing, 0)), Kept: uint64(max(st.Kept, 0))}
+			Committed: st.Committed, Last: st.Last, LastTerm: st.LastTerm, Missing: uint64(max(st.Missing, 0)), Kept: uint64(max(st.Kept, 0))}
 		if m := o.Member(e.ID); m != nil {
 			e.Role, e.Disk = roleOf(m), m.Disk
 		}

@@ -247,16 +247,14 @@ func (g *Group) Checkpoint() error {
 	if err != nil {
 		return err
 	}
-	g.mu.Lock()
-	g.firstKept = kept
-	g.mu.Unlock()
-	return g.saveCheckpoint(at)
+	return g.saveCheckpoint(at, kept)
 }
 
-// saveCheckpoint makes the position of a durable store durable, and then gives back slots and segments.
-func (g *Group) saveCheckpoint(at store.Checkpoint) error {
+// saveCheckpoint makes the position of a durable store durable, from which on the journal is needed from kept on, and then gives back slots
+// and segments.
+func (g *Group) saveCheckpoint(at store.Checkpoint, kept journal.LSN) error {
 	// Never above what is synced: a power cut may leave the journal shorter than its end, and that is no damage.
-	from := min(g.keep(), g.disk.journal.Synced())
+	from := min(kept, g.disk.journal.Synced())
 	if err := g.disk.syncs.settle(); err != nil {
 		return err
 	}
@@ -272,6 +270,8 @@ func (g *Group) saveCheckpoint(at store.Checkpoint) error {
 		return err
 	}
 	g.mu.Lock()
+	// Not before: another group may give back the journal's segments at any time, and a crash finds the superblock of before.
+	g.firstKept = min(from, g.hardAt)
 	all := g.pressed || g.closing
 	g.mu.Unlock()
 	if err := g.store.Reclaim(at.Index, all); err != nil {
@@ -290,6 +290,9 @@ func (g *Group) releaseJournal(index record.Index) error {
 		}
 	}
 	if err == nil {
+		g.mu.Lock()
+		g.firstKept = journal.LSN(g.cfg.Replica.JournalFrom())
+		g.mu.Unlock()
 		err = g.disk.release(g.disk.journal.End())
 	}
 	if errors.Is(err, journal.ErrNoSpace) {

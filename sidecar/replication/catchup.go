@@ -284,7 +284,8 @@ func (g *Group) install(in *store.SnapshotReader, to consensus.State) error {
 	g.mu.Lock()
 	g.replaced = true
 	g.mu.Unlock()
-	if err := store.Install(g.storeConfig(), at, in.Next); err != nil {
+	salts := &saltsOf{next: in.Next}
+	if err := store.Install(g.storeConfig(), at, salts.Next); err != nil {
 		if failed := g.disk.syncs.failure(); failed != nil { // it will never work in this process
 			g.fail(failed)
 		}
@@ -295,6 +296,9 @@ func (g *Group) install(in *store.SnapshotReader, to consensus.State) error {
 		return err
 	}
 	saved, err := encodeState(to)
+	if err == nil { // from then on nothing else has them, if the new state is damaged before its first checkpoint
+		err = g.keepSalts(salts.found...)
+	}
 	if err == nil {
 		from := min(g.needsAbove(to.Index), g.disk.journal.Synced())
 		err = replica.SaveGroupCheckpoint(at, uint64(from), saved)
@@ -373,7 +377,7 @@ func (g *Group) needsAbove(index uint64) journal.LSN {
 			delete(g.peers.at, i)
 		}
 	}
-	return g.peers.needs(g.disk.journal.End())
+	return g.needs(g.disk.journal.End())
 }
 
 // reopen opens the installed store.
@@ -389,6 +393,11 @@ func (g *Group) reopen(at store.Checkpoint) error {
 	for _, it := range g.peers.table {
 		if len(it.placed) > 0 && !it.done && (it.index == 0 || it.index > at.Index) {
 			placed = append(placed, store.Entry{Index: it.index, Record: it.rec, Placed: it.placed})
+		}
+	}
+	for _, it := range g.recovered { // where the metadata was damaged, nobody could bring it in
+		if len(it.placed) > 0 {
+			placed = append(placed, store.Entry{Record: it.rec, Placed: it.placed})
 		}
 	}
 	g.mu.Unlock()
@@ -431,7 +440,8 @@ func (g *Group) goOn(at store.Checkpoint, to consensus.State) error {
 	g.queue = slices.DeleteFunc(g.queue, func(it item) bool { return it.index <= at.Index })
 	g.core.committed = max(g.core.committed, at.Index)
 	g.core.last = max(g.core.last, at.Index)
-	g.firstKept = g.peers.needs(g.disk.journal.End())
+	g.giveUpRecovered(at.Acceptance)
+	g.firstKept = min(g.needs(g.disk.journal.End()), journal.LSN(g.cfg.Replica.JournalFrom()))
 	if !g.has(to.Index, to.Term) {
 		err := g.peers.core.Restore(to)
 		g.process()

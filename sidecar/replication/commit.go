@@ -69,6 +69,16 @@ func (g *Group) syncedPeers(lsn journal.LSN, err error, start, end int64) {
 	g.durable(lsn, start, end)
 }
 
+// tellCommitted tells who wants to know what a group of one has committed.
+func (g *Group) tellCommitted(items []item) {
+	if g.cfg.Committed == nil {
+		return
+	}
+	for i := range items {
+		g.cfg.Committed(items[i].index, term, items[i].rec)
+	}
+}
+
 // synced takes the result of the journal's sync.
 func (g *Group) synced(lsn journal.LSN, err error, start, end int64) {
 	if g.peers != nil {
@@ -90,6 +100,7 @@ func (g *Group) synced(lsn journal.LSN, err error, start, end int64) {
 		bytes += int64(items[i].rec.EncodedSize())
 	}
 	g.unaccepted -= bytes
+	g.tellCommitted(items)
 	g.enqueue(items, bytes)
 	first, last := items[0].rec.Name.Seq, items[len(items)-1].rec.Name.Seq
 	defer clear(items) // the queue has them: a record must not live on in a slice that has been left behind

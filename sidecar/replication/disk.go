@@ -286,9 +286,7 @@ func (d *Disk) Forget(info diskdir.ReplicaInfo) {
 func (d *Disk) release(below journal.LSN) error {
 	d.mu.Lock()
 	for _, h := range d.found {
-		if len(h.payloads) > 0 {
-			below = min(below, h.payloads[0].lsn)
-		}
+		below = h.start(below)
 	}
 	for _, g := range d.groups {
 		below = min(below, g.keep())

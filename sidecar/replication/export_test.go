@@ -17,6 +17,9 @@ func NextChange(want []Member, voters, learners []uint64, copies int) string {
 	return strings.Join(text, " ")
 }
 
+// replacedBy tells that a peer's state has taken the place of the one that was opened.
+func (g *Group) replacedBy() bool { st := g.Status(); return st.Replaced && !st.Hollow }
+
 // BoundTable has the replica take fewer bytes of records from others.
 func (g *Group) BoundTable(bytes int64) {
 	g.mu.Lock()

@@ -36,6 +36,9 @@ type GroupConfig struct {
 	Trace   *telemetry.VolumeRecorder
 	Logger  *slog.Logger
 	Peers   *PeersConfig // nil: a group of one
+	// Committed is told of every entry that the group has committed, in order, with its record (nil: an entry of Raft's own); after a restart
+	// again of those behind the checkpoint. It must not call the group. For simulations; may be nil.
+	Committed func(index record.Index, term uint64, r *record.Record)
 }
 
 // stoppedError is a failure of the store that stops the replica.
@@ -53,13 +56,13 @@ type Group struct {
 	changed    *sync.Cond // anything below has changed
 	work       *sync.Cond // the apply loop has something to do
 	core       core
-	queue      []item // accepted or not, committed, to be applied
-	queued     int64  // bytes
-	due        bool   // the first of queue has waited for long enough
-	urgent     int    // who waits for the apply loop
-	unaccepted int64  // bytes
-	unapplied  int64  // bytes
-	firstKept  journal.LSN
+	queue      []item      // accepted or not, committed, to be applied
+	queued     int64       // bytes
+	due        bool        // the first of queue has waited for long enough
+	urgent     int         // who waits for the apply loop
+	unaccepted int64       // bytes
+	unapplied  int64       // bytes
+	firstKept  journal.LSN // what the superblock says that the journal is needed from, or less
 	applied    record.Index
 	recovered  []item
 	owner      record.Name       // that this process has begun
@@ -149,6 +152,7 @@ func (g *Group) replay() error {
 				return fmt.Errorf("replay: %w", err)
 			}
 		}
+		g.tellCommitted(bound)
 		g.core.last = max(from.Index, h.last)
 		g.recovered, g.hardAt = unbound, h.hardAt
 		for _, it := range unbound {
@@ -160,9 +164,9 @@ func (g *Group) replay() error {
 		return err
 	}
 	g.mu.Lock()
-	g.core.committed, g.core.acceptance, g.applied, g.firstKept = at.Index, at.Acceptance, at.Index, kept
+	g.core.committed, g.core.acceptance, g.applied = at.Index, at.Acceptance, at.Index
 	g.mu.Unlock()
-	return g.saveCheckpoint(at)
+	return g.saveCheckpoint(at, kept)
 }
 
 // checkJournal refuses a journal that lacks what the last checkpoint left to it.
@@ -189,8 +193,8 @@ func (d *Disk) take(g *Group) *history {
 	delete(d.found, key)
 	d.taken[key] = true
 	g.firstKept = d.journal.End()
-	if h != nil && len(h.payloads) > 0 {
-		g.firstKept = h.payloads[0].lsn
+	if h != nil {
+		g.firstKept = h.start(g.firstKept)
 	}
 	if from, ok := d.closed[key]; ok {
 		g.firstKept = min(g.firstKept, from)
@@ -294,12 +298,7 @@ func (g *Group) BeginEpoch(ctx context.Context, owner *record.Record) error {
 	if a := g.Acceptance(); a.Epoch != owner.Name.Epoch {
 		return fmt.Errorf("epoch %d is refused: the log is at epoch %d", owner.Name.Epoch, a.Epoch)
 	}
-	if g.peers == nil {
-		return nil
-	}
-	g.applying.Lock() // the journal behind the checkpoint can be opened from here on, whatever becomes of the metadata
-	defer g.applying.Unlock()
-	return g.keepSalts(owner.Muts...)
+	return nil
 }
 
 // OnApplied names who is told which records the store has.

@@ -32,27 +32,27 @@ func TestOneIsCaughtUpForLong(t *testing.T) {
 	o := c.add(4, nil) // an owner that cannot lead
 	o.own(false)
 	c.nodes[3].crash()
-	for i := range 40 {
-		o.file(fmt.Sprintf("away-%d", i), 4000)
-	}
 	slow := make(chan struct{})
-	c.mu.Lock()
-	c.slow = slow
-	c.mu.Unlock()
-	c.nodes[3].start(nil)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
+	written := make(chan struct{})
+	go func() { // none of this ends where the leader takes nothing any more
+		defer close(written)
+		for i := range 40 {
+			o.file(fmt.Sprintf("away-%d", i), 4000)
+		}
+		c.mu.Lock()
+		c.slow = slow
+		c.mu.Unlock()
+		c.nodes[3].start(nil)
 		for i := range 120 {
 			o.file(fmt.Sprintf("there-%d", i), 4000)
 		}
 	}()
 	select {
-	case <-done:
+	case <-written:
+		close(slow)
+		c.agree()
 	case <-time.After(time.Minute):
 		close(slow)
 		require.FailNow(t, "the group stands still", "%+v", o.group.Status().Group)
 	}
-	close(slow)
-	c.agree()
 }

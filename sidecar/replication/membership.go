@@ -58,6 +58,8 @@ func (g *Group) review() {
 	case len(changes) == 0:
 		g.followOwner(&s)
 		return
+	case thins(changes, s.Voters) && (!stays(s.ID) || g.store == nil || !g.store.Complete()):
+		return // who stays may lack content that only those have who go: it is filled first
 	}
 	if err := p.core.Change(changes); err != nil {
 		g.cfg.Logger.Warn("a change of members was not taken; it is tried again", "err", err)
@@ -65,6 +67,34 @@ func (g *Group) review() {
 	}
 	p.changing = s.Last + 1
 	g.process()
+}
+
+// thins tells whether voters go for whom nobody comes.
+func thins(changes []*pb.ConfChangeSingle, voters []uint64) bool {
+	return !slices.ContainsFunc(changes, func(c *pb.ConfChangeSingle) bool {
+		return c.GetType() != pb.ConfChangeRemoveNode || !slices.Contains(voters, c.GetNodeId())
+	})
+}
+
+// WentAlone tells that this replica, whose group has lost the majority of its disks, is the group for good: it leads it, and what it had of
+// the old one's changes of members is behind its checkpoint, from which it starts again. Until then it must be opened with
+// PeersConfig.Force.
+func (g *Group) WentAlone() bool {
+	if g.peers == nil || !g.peers.cfg.Force {
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	p := g.peers
+	voters := p.core.Members().GetVoters()
+	if g.failed != nil || !p.core.Leads() || len(voters) != 1 || uint64(g.applied) < p.forcedTo {
+		return false
+	}
+	if uint64(g.saved) < p.forcedTo && !g.pressed {
+		g.pressed = true // a checkpoint
+		g.work.Signal()
+	}
+	return uint64(g.saved) >= p.forcedTo
 }
 
 // giveLead hands leadership to the voter of some that has most, and tells whether there is one. Raft forgets every ten ticks who has answered,

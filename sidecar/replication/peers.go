@@ -48,9 +48,6 @@ type PeersConfig struct {
 	FillRate int64
 	// LogBytes of payloads are kept in memory for peers that are away, four times as much for those that are there and lag; 0 means 16 MiB.
 	LogBytes int64
-	// Committed is told of every entry that the group has committed, in order, with its record (nil: an entry of Raft's own). It must not
-	// call the group. For simulations; may be nil.
-	Committed func(index record.Index, term uint64, r *record.Record)
 	// Tick is the distance of two ticks (consensus.ElectionTicks); 0 means 50 ms, less than 0 that the caller ticks.
 	Tick time.Duration
 }
@@ -86,6 +83,7 @@ type peers struct {
 	lost       int // answered records that were discarded
 	install    chan *pb.Message
 	changing   uint64 // index of the change of members that was proposed last
+	forcedTo   uint64 // the end of the log when PeersConfig.Force made this replica the only member
 	// confirming is the entry that makes the newest change of members known to the members.
 	confirming confirmation
 	ticks      int
@@ -442,11 +440,12 @@ func (g *Group) takeCommitted(done []consensus.Committed) {
 		}
 		it.index = record.Index(c.Index)
 		items = append(items, it)
-		if p.cfg.Committed != nil {
-			p.cfg.Committed(it.index, c.Term, it.rec)
+		if g.cfg.Committed != nil {
+			g.cfg.Committed(it.index, c.Term, it.rec)
 		}
 	}
 	_, g.core.acceptance = p.core.Delivered()
+	g.giveUpRecovered(g.core.acceptance)
 	if len(items) == 0 {
 		return
 	}
@@ -554,6 +553,31 @@ func (p *peers) needs(kept journal.LSN) journal.LSN {
 		}
 	}
 	return kept
+}
+
+// needs is from where on the journal is needed, for the group and for what an owner that died here has left. g.mu is held.
+func (g *Group) needs(kept journal.LSN) journal.LSN {
+	kept = g.peers.needs(kept)
+	for i := range g.recovered {
+		kept = min(kept, g.recovered[i].payload)
+	}
+	return kept
+}
+
+// giveUpRecovered lets go of what an owner that died here has left and what is accepted, or never will be, because another one has taken over.
+// Nobody may ever own the volume here again, and the journal would be kept for it. g.mu is held.
+func (g *Group) giveUpRecovered(a record.Acceptance) {
+	if len(g.recovered) == 0 {
+		return
+	}
+	g.recovered = slices.DeleteFunc(g.recovered, func(it item) bool {
+		n := it.rec.Name
+		if n.Epoch < a.Epoch {
+			g.peers.lost++
+			return true
+		}
+		return n.Epoch == a.Epoch && n.Incarnation == a.Incarnation && n.Seq <= a.Last
+	})
 }
 
 // stuck tells that the group makes no progress: new changes wait. g.mu is held.

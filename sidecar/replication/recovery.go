@@ -22,6 +22,17 @@ type history struct {
 	hardAt   journal.LSN
 }
 
+// start is where the first frame is that counts, or a position before it.
+func (h *history) start(before journal.LSN) journal.LSN {
+	if len(h.payloads) > 0 {
+		before = min(before, h.payloads[0].lsn)
+	}
+	if h.hard != (journal.HardState{}) {
+		before = min(before, h.hardAt)
+	}
+	return before
+}
+
 // bound is what an index is bound to: the record of that name, or an entry of Raft's own.
 type bound struct {
 	name

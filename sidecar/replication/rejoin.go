@@ -47,7 +47,7 @@ func (g *Group) replayPeers() error {
 		return fmt.Errorf("replay: %w", err)
 	}
 	p := &peers{cfg: *g.cfg.Peers, tableBytes: tableBytes, table: map[record.Name]*item{}, at: map[uint64]journal.LSN{}, install: make(chan *pb.Message, 1), using: map[int]context.CancelFunc{},
-		fetching: map[fetched]chan struct{}{}, flights: map[uint64][]flight{}, placedAt: map[record.BlobID]uint64{}, durableCommit: h.hard.Commit,
+		fetching: map[fetched]chan struct{}{}, flights: map[uint64][]flight{}, placedAt: map[record.BlobID]uint64{}, durableCommit: h.hard.Commit, forcedTo: cfg.Ignore,
 		reports: map[uint64]report{}, heard: map[uint64]int{}, floor: from}
 	p.cfg.LogBytes, p.cfg.KeepBytes = cmp.Or(p.cfg.LogBytes, logBytes), cmp.Or(p.cfg.KeepBytes, keepBytes)
 	p.ctx, p.stop = context.WithCancel(context.Background())
@@ -143,7 +143,6 @@ func (g *Group) replayCommitted(kept journal.LSN) error {
 	g.mu.Lock()
 	if g.applied = max(g.applied, g.installed); g.hollow.Load() || g.witness() {
 		g.saved = g.installed
-		g.firstKept = g.peers.needs(kept)
 		g.process()
 		from, err := g.firstKept, g.failed
 		g.mu.Unlock()
@@ -173,9 +172,9 @@ func (g *Group) replayCommitted(kept journal.LSN) error {
 	g.mu.Lock()
 	g.applied = at.Index
 	g.forgetApplied(items)
-	g.firstKept = g.peers.needs(kept)
+	kept = g.peers.needs(kept)
 	g.mu.Unlock()
-	return g.saveCheckpoint(at)
+	return g.saveCheckpoint(at, kept)
 }
 
 // groupState is what the superblock keeps with a checkpoint.

@@ -150,3 +150,44 @@ func TestDamagedOnlyCopy(t *testing.T) {
 		require.NotErrorIs(t, err, replication.ErrReplace)
 	}
 }
+
+// TestDamagedAfterACopy: the metadata of a replica that was just caught up by a copy of the state is damaged before it has made a checkpoint of
+// its own. What opens its journal, the salts of owners that came while it was away, must be in the file by then, or it could not start.
+func TestDamagedAfterACopy(t *testing.T) {
+	c := newTrio(t)
+	c.log = 16 << 10
+	for id := range uint64(3) {
+		c.object = append(c.object, replication.Member{ID: id + 1, Role: replication.Voter})
+	}
+	for _, m := range c.object {
+		c.add(m.ID, []uint64{1, 2, 3})
+	}
+	n, away := c.nodes[1], c.nodes[3]
+	n.own(true)
+	n.file("first", 1000)
+	c.agree()
+	away.crash()
+	n.stop()
+	n.start(nil)
+	n.own(false)
+	for i := range 60 {
+		n.file(fmt.Sprintf("away-%d", i), 4000)
+	}
+	away.start(nil)
+	require.Eventually(t, func() bool {
+		st := away.group.Status()
+		return st.Replaced && !st.Hollow
+	}, time.Minute, time.Millisecond, "it is not caught up by a copy of the state")
+	n.file("behind", 1000) // of an incarnation whose salt the copy has brought
+	c.agree()
+	away.crash()
+	require.NotZero(t, away.rotMeta(""))
+	away.start(nil)
+	away.full()
+	c.agree()
+	n.stop()
+	away.own(false)
+	away.check("first", 1000)
+	away.check("away-59", 4000)
+	away.check("behind", 1000)
+}

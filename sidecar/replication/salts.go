@@ -28,31 +28,58 @@ const (
 
 func (g *Group) saltFile() string { return filepath.Join(g.cfg.Replica.Path(), "salts") }
 
-// keepSalts writes the salts that the store has, durably, unless the file has them.
-func (g *Group) keepSalts(coming ...record.Mutation) error {
-	s := g.Store()
-	if s == nil || g.cfg.Keys == nil {
+// salt is what a row of the metadata says of an incarnation.
+type salt struct {
+	incarnation uint32
+	salt        []byte
+}
+
+func saltOf(key, value []byte) (salt, bool) {
+	if len(key) != 5 || len(value) != 8+seal.SaltSize || !bytes.HasPrefix(key, meta.SaltKey(0)[:1]) {
+		return salt{}, false
+	}
+	return salt{binary.BigEndian.Uint32(key[1:]), bytes.Clone(value[8:])}, true
+}
+
+// saltsOf hands on the rows of a state, and keeps the salts.
+type saltsOf struct {
+	next  func() (key, value []byte, err error)
+	found []salt
+}
+
+// Next is the next row.
+func (s *saltsOf) Next() (key, value []byte, err error) {
+	key, value, err = s.next()
+	if one, ok := saltOf(key, value); ok && err == nil {
+		s.found = append(s.found, one)
+	}
+	return key, value, err
+}
+
+// keepSalts writes the salts that the store has, durably, unless the file has them: before a checkpoint says that the journal is needed from
+// behind their records only. Where the store is being replaced, they are found in what takes its place.
+func (g *Group) keepSalts(found ...salt) error {
+	if g.cfg.Keys == nil {
 		return nil
 	}
-	b, last := []byte(saltMagic), uint32(0)
-	err := s.Scan(meta.SaltKey(0), append(meta.SaltKey(math.MaxUint32), 0), func(k, v []byte) error {
-		if len(k) == 5 && len(v) == 8+seal.SaltSize {
-			b = binary.LittleEndian.AppendUint32(b, binary.BigEndian.Uint32(k[1:]))
-			b = append(b, v[8:]...)
-			last = binary.BigEndian.Uint32(k[1:])
-		}
-		return nil
-	})
-	for _, m := range coming { // accepted, and perhaps not applied
-		if len(m.Key) == 5 && len(m.Value) == 8+seal.SaltSize && bytes.HasPrefix(m.Key, meta.SaltKey(0)[:1]) && binary.BigEndian.Uint32(m.Key[1:]) > last {
-			b = binary.LittleEndian.AppendUint32(b, binary.BigEndian.Uint32(m.Key[1:]))
-			b = append(b, m.Value[8:]...)
+	if s := g.Store(); s != nil {
+		err := s.Scan(meta.SaltKey(0), append(meta.SaltKey(math.MaxUint32), 0), func(k, v []byte) error {
+			if one, ok := saltOf(k, v); ok {
+				found = append(found, one)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 	}
-	if err != nil {
-		return err
+	b := []byte(saltMagic)
+	for _, one := range found {
+		b = binary.LittleEndian.AppendUint32(b, one.incarnation)
+		b = append(b, one.salt...)
 	}
 	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	var err error
 	if g.salts == nil {
 		if g.salts, err = g.readSalts(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err

@@ -69,5 +69,8 @@ func (g *Group) Scrub(ctx context.Context, rate int64) (Scrubbed, error) {
 		return nil
 	})
 	r.Bytes = s.Counts().ScrubbedBytes - before.ScrubbedBytes
+	if r.Healed > 0 && err == nil { // it is healed when a power cut does not bring back what was there
+		err = g.checkpointNow(ctx)
+	}
 	return r, errors.Join(err, left)
 }

@@ -18,7 +18,7 @@ func (s *sim) disks() {
 	if mix(s.seed, 6)%2 == 0 {
 		s.after(time.Second, s.rotSoon)
 	}
-	if *simDisks > 1 && mix(s.seed, 7)%2 == 0 {
+	if s.plan.disks > 1 && mix(s.seed, 7)%2 == 0 {
 		s.after(time.Second, s.fullSoon)
 	}
 	s.after(time.Second, s.scrubSoon)
@@ -30,13 +30,19 @@ func (s *sim) rotSoon() {
 		return
 	}
 	s.after(s.between(500*time.Millisecond, 2*time.Second), s.rotSoon)
+	s.mu.Lock()
+	may := !s.plan.changes || s.settled() && s.object.copies > 1 // others must be there to heal it
+	s.mu.Unlock()
+	if !may {
+		return
+	}
 	var all []*simNode
 	for _, n := range s.nodes {
-		if n.gone {
+		if n.gone || n.witness {
 			continue
 		}
 		l := n.life
-		if l == nil || !l.opened.Load() || l.closing.Load() || l.applying.Load() || n.rotten || l.group.hollow.Load() || !l.group.Store().Complete() {
+		if l == nil || l.alone || !l.opened.Load() || l.closing.Load() || l.applying.Load() || n.rotten || l.group.hollow.Load() || !l.group.Store().Complete() {
 			return
 		}
 		all = append(all, n)

@@ -23,6 +23,9 @@ type simPlan struct {
 	reorder, exchange           bool  // of replicas
 	witness                     bool  // the last node has no state
 	logBytes                    int64 // PeersConfig.LogBytes
+	disks                       int   // 1: bits turn over; 2: disks are full, too
+	changes                     bool  // of the number of copies, and the loss of a majority
+	beside                      bool  // a group of one shares each node's disk
 	kinds                       []string
 	key                         []byte
 	checkpointBytes, placeBytes int64
@@ -52,6 +55,29 @@ func drawPlan(rng *mrand.Rand) simPlan {
 	return p
 }
 
+// drawLater decides what came into the simulation later: by the seed itself, so that the rest of a plan stays what it was.
+func (p *simPlan) drawLater(seed uint64) {
+	p.witness = mix(seed, 8)%3 == 0 && p.nodes == 3
+	if p.changes = mix(seed, 8)%2 == 0 && !p.witness; p.changes {
+		p.exchange = true
+		if mix(seed, 9)%3 == 0 {
+			p.nodes = 1
+		}
+	}
+	p.beside = mix(seed, 10)%4 == 0
+	if mix(seed, 11)%10 == 0 {
+		p.disks = max(p.disks, 1)
+	}
+}
+
+// losses is how many changes of members are begun.
+func (p *simPlan) losses() int {
+	if p.changes {
+		return 8
+	}
+	return 3
+}
+
 // faultSoon brings one fault after the other.
 func (s *sim) faultSoon() {
 	if s.healing {
@@ -67,7 +93,11 @@ func (s *sim) faultSoon() {
 		n = o.l.n
 	}
 	if s.plan.exchange && s.chance(0.2) {
-		s.exchange(n)
+		if s.plan.changes {
+			s.changeMembers(n)
+		} else {
+			s.exchange(n)
+		}
 		return
 	}
 	l := n.life
@@ -126,7 +156,7 @@ func (s *sim) faultAt(kind string, n *simNode, l *simLife) {
 		to := s.nodes[s.rng.IntN(len(s.nodes))].id
 		g := l.group
 		g.mu.Lock()
-		if g.peers.core.Leads() && to != n.id {
+		if g.peers != nil && g.peers.core.Leads() && to != n.id {
 			g.peers.core.Transfer(to)
 			g.process()
 		}
@@ -198,6 +228,7 @@ func (s *sim) heal() {
 		n.freeze(0)
 		n.slow.Store(0)
 		s.space(n)
+		s.comeBack(n)
 		if l := n.life; l != nil {
 			l.mu.Lock()
 			l.crashAt, l.failIn = 0, 0
@@ -246,10 +277,8 @@ func (s *sim) unwell(from record.Name) string {
 	s.mu.Lock()
 	last := s.oracle.next - 1
 	s.mu.Unlock()
-	for _, m := range s.members() {
-		if m.Role != Voter {
-			return fmt.Sprintf("replica %d is a %s", m.ID, m.Role)
-		}
+	if why := s.unsettled(); why != "" {
+		return why
 	}
 	for _, n := range s.nodes {
 		l := n.life
@@ -261,6 +290,9 @@ func (s *sim) unwell(from record.Name) string {
 		}
 		if l.applying.Load() {
 			return "a node applies"
+		}
+		if l.beside != nil && l.beside.opened.Load() {
+			s.verify(l.beside)
 		}
 		if at := l.group.Status(); at.Applied != last {
 			return fmt.Sprintf("node %d has applied %d of %d", n.id, at.Applied, last)

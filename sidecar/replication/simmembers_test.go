@@ -7,16 +7,29 @@ import (
 
 // simObject is the Volume object, as far as it names members. Guarded by sim.mu.
 type simObject struct {
-	index   uint64 // of the newest change that a leader has told
-	members []Member
-	losses  int // so far
+	index    uint64 // of the newest change that a leader has told
+	members  []Member
+	copies   int    // wanted
+	several  bool   // it has several copies, or had
+	survivor uint64 // that goes on alone; 0: none
+	pending  bool   // a majority is lost, and nobody has accepted that yet
+	losses   int    // so far
 }
 
 // members is what the replicas read of the object.
 func (s *sim) members() []Member {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if i := slices.IndexFunc(s.object.members, func(m Member) bool { return m.ID == s.object.survivor }); i >= 0 {
+		return []Member{s.object.members[i]}
+	}
 	return slices.Clone(s.object.members)
+}
+
+func (s *sim) copies() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.object.copies
 }
 
 // changed is what a leader's process writes into the object.
@@ -29,12 +42,12 @@ func (l *simLife) changed(index uint64, voters, learners []uint64, leads bool) {
 	}
 	s.object.index = index
 	s.object.members = slices.DeleteFunc(s.object.members, func(m Member) bool {
-		return m.Role == Leaving && !slices.Contains(voters, m.ID) && !slices.Contains(learners, m.ID)
+		return m.Role != Learner && !slices.Contains(voters, m.ID) && !slices.Contains(learners, m.ID)
 	})
 	for i := range s.object.members {
 		if m := &s.object.members[i]; m.Role == Learner && slices.Contains(voters, m.ID) {
 			m.Role = Voter
-			s.work["replicas exchanged"]++
+			s.work["learners that became voters"]++
 		}
 	}
 }
@@ -43,28 +56,48 @@ func (l *simLife) changed(index uint64, voters, learners []uint64, leads bool) {
 func (s *sim) exchange(n *simNode) {
 	s.mu.Lock()
 	i := slices.IndexFunc(s.object.members, func(m Member) bool { return m.ID == n.id })
-	settled := !slices.ContainsFunc(s.object.members, func(m Member) bool { return m.Role != Voter })
-	settled = settled && !slices.ContainsFunc(s.nodes, func(n *simNode) bool { return n.rotten }) // its peers must be there to heal it
-	if i < 0 || !settled || !s.ready || s.object.losses == 3 {
+	if i < 0 || !s.settled() || !s.object.several || s.object.losses == s.plan.losses() {
 		s.mu.Unlock()
 		return
 	}
 	s.object.losses++
 	s.object.members[i].Role = Leaving
-	id := uint64(len(s.nodes)) + 1
+	id, copies := uint64(len(s.nodes))+1, s.object.copies
 	s.object.members = append(s.object.members, Member{ID: id, Role: Learner, Witness: n.witness})
 	s.mu.Unlock()
-	if s.plan.nodes > 2 && s.chance(0.5) && s.spares(n) {
+	fails := copies > 2 && s.chance(0.5) && s.spares(n)
+	switch {
+	case fails && s.plan.changes && s.chance(0.4):
+		s.fault("node away", "node %d, whose disk comes back, and node %d comes", n.id, id)
+		s.goAway(n)
+	case fails:
 		s.fault("node lost", "node %d with its disk, node %d comes", n.id, id)
-		n.gone = true
-		if n.life != nil {
-			s.kill(n.life)
-		}
-	} else {
+		s.lose(n)
+	default:
 		s.fault("node leaves", "node %d, node %d comes", n.id, id)
 	}
+	s.join(id, n.witness)
+}
+
+// settled tells that all members are what they are to be. s.mu is held.
+func (s *sim) settled() bool {
+	o := &s.object
+	return s.ready && !slices.ContainsFunc(o.members, func(m Member) bool { return m.Role != Voter }) && len(o.members) == o.copies && o.survivor == 0 && !o.pending &&
+		!slices.ContainsFunc(s.nodes, func(n *simNode) bool { return n.rotten || n.away }) // who is rotten needs its peers to be healed
+}
+
+// lose takes a node away with its disk.
+func (s *sim) lose(n *simNode) {
+	n.gone = true
+	if n.life != nil {
+		s.kill(n.life)
+	}
+}
+
+// join starts an empty node, which the object names already.
+func (s *sim) join(id uint64, witness bool) {
 	fresh := s.addNode(id)
-	fresh.witness = n.witness
+	fresh.witness = witness
 	s.startNode(fresh)
 	s.ticks(fresh)
 	s.fillSoon(fresh)
@@ -88,16 +121,16 @@ func (s *sim) spares(lost *simNode) bool {
 // membersSoon looks after the object: it says who is filled, and ends the processes of who is no member any more.
 func (s *sim) membersSoon() {
 	s.after(50*time.Millisecond, s.membersSoon)
+	if s.plan.changes {
+		s.fewEnough()
+	}
 	named := s.members()
 	for _, n := range s.nodes {
 		i := slices.IndexFunc(named, func(m Member) bool { return m.ID == n.id })
 		l := n.life
 		if i < 0 && !n.gone {
-			n.gone = true
 			s.note("node %d is no member any more", n.id)
-			if l != nil {
-				s.kill(l)
-			}
+			s.lose(n)
 		}
 		if i < 0 || l == nil || !l.opened.Load() || l.closing.Load() || l.applying.Load() || named[i].Role != Learner || named[i].Filled || !l.group.Filled() {
 			continue

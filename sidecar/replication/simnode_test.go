@@ -41,31 +41,56 @@ type simNode struct {
 	rotten    bool     // a bit of its content has turned over, and is not healed
 	life      *simLife // nil: no process; s.mu is held where it changes
 	lives     int
-	committed record.Index // the newest that any of its processes knew to be
-	clock     float64      // its speed
+	away      bool     // for a while, with its disk
+	forgotten bool     // the others hear nothing of it any more
+	part      *simPart // of the group
+	beside    *simPart // of the group of one that shares its disk; nil: there is none
+	clock     float64  // its speed
 	slow      atomic.Int64
 	frozen    atomic.Int64 // until then
+	damaged   atomic.Bool  // its metadata is, and the state of a peer has not come yet
 }
 
-// simLife is one process on a node.
-type simLife struct {
-	n     *simNode
-	s     *sim
-	disk  *Disk
-	group *Group
-	keys  *seal.Keys
-	done  chan struct{} // closed when it dies
-	wg    sync.WaitGroup
-	dead  atomic.Bool
+// simPart is a node's part in a group, over all of its processes.
+type simPart struct {
+	oracle    *simOracle   // of the group
+	replica   diskdir.ID   // here
+	committed record.Index // the newest that any of its processes knew to be
+	owner     *simOwner    // the newest one, where the group is of one and shares the disk
+	epoch     uint64       // of that
+}
 
-	opened, ended, closing        atomic.Bool
-	committing, applying, filling atomic.Bool
-	scrubbing, healed             atomic.Bool
-	applyDue, catchDue            atomic.Bool
-	commitDue                     bool
-	err                           error        // of the opening or the end
-	syncing                       atomic.Int32 // slow ones
-	owned                         bool         // it has or had the owner
+// simLife is a replica in a process: while that lives.
+type simLife struct {
+	*simProcess
+	part   *simPart
+	group  *Group
+	keys   *seal.Keys
+	beside *simLife // in the same process, of the other group; nil: not served
+
+	opened             atomic.Bool
+	filling            atomic.Bool
+	scrubbing, healed  atomic.Bool
+	applyDue, catchDue atomic.Bool
+	owned              bool // it has or had the owner
+	alone              bool // a group of one
+	shut               bool // closed, while the process goes on
+}
+
+// simProcess is one process on a node.
+type simProcess struct {
+	n    *simNode
+	s    *sim
+	disk *Disk
+	done chan struct{} // closed when it dies
+	wg   sync.WaitGroup
+	dead atomic.Bool
+
+	ended, closing       atomic.Bool
+	committing, applying atomic.Bool
+	commitDue            bool
+	err                  error        // of the opening or the end
+	syncing              atomic.Int32 // slow ones
 
 	mu       sync.Mutex // of the hooks
 	rng      *mrand.Rand
@@ -89,6 +114,7 @@ func (s *sim) setup() {
 		n.founder, n.witness = true, s.plan.witness && id == uint64(s.plan.nodes)
 		s.object.members = append(s.object.members, Member{ID: id, Role: Voter, Witness: n.witness})
 	}
+	s.object.copies, s.object.several = s.plan.nodes, s.plan.nodes > 1
 	for _, n := range s.nodes {
 		s.startNode(n)
 		s.ticks(n)
@@ -101,7 +127,7 @@ func (s *sim) setup() {
 	if s.plan.exchange {
 		s.after(time.Second, s.membersSoon)
 	}
-	if *simDisks > 0 {
+	if s.plan.disks > 0 {
 		s.disks()
 	}
 }
@@ -113,7 +139,12 @@ func (s *sim) addNode(id uint64) *simNode {
 	require.NoError(s.t, err)
 	r, err := dir.CreateReplica(diskdir.ReplicaInfo{Replica: diskdir.ID(id), Group: 9, VolumeUID: "uid", Volume: "v"})
 	require.NoError(s.t, err)
-	require.NoError(s.t, errors.Join(r.Close(), dir.Close()))
+	require.NoError(s.t, r.Close())
+	n.part = &simPart{oracle: s.oracle, replica: diskdir.ID(id)}
+	if s.plan.beside {
+		s.putBeside(n, dir)
+	}
+	require.NoError(s.t, dir.Close())
 	s.mu.Lock()
 	s.nodes = append(s.nodes, n)
 	s.mu.Unlock()
@@ -122,11 +153,12 @@ func (s *sim) addNode(id uint64) *simNode {
 
 // startNode starts a process on a node.
 func (s *sim) startNode(n *simNode) {
-	if n.life != nil || s.ended || n.gone {
+	if n.life != nil || s.ended || n.gone || n.away {
 		return
 	}
 	n.lives++
-	l := &simLife{n: n, s: s, done: make(chan struct{}), rng: mrand.New(mrand.NewPCG(s.seed, n.id<<32|uint64(n.lives)))}
+	p := &simProcess{n: n, s: s, done: make(chan struct{}), rng: mrand.New(mrand.NewPCG(s.seed, n.id<<32|uint64(n.lives)))}
+	l := &simLife{simProcess: p, part: n.part}
 	s.mu.Lock()
 	n.life = l
 	s.mu.Unlock()
@@ -152,7 +184,7 @@ func (n *simNode) freeze(d time.Duration) { n.frozen.Store(time.Now().Add(d).Uni
 func (n *simNode) thaws() time.Duration { return time.Until(time.Unix(0, n.frozen.Load())) }
 
 // run has something done in a goroutine of the process.
-func (l *simLife) run(f func()) {
+func (l *simProcess) run(f func()) {
 	l.wg.Go(func() {
 		defer l.caught()
 		f()
@@ -160,7 +192,7 @@ func (l *simLife) run(f func()) {
 }
 
 // caught turns a panic into a violation, unless the process is dead already.
-func (l *simLife) caught() {
+func (l *simProcess) caught() {
 	r := recover()
 	if r == nil {
 		return
@@ -191,7 +223,42 @@ func (l *simLife) open() error {
 		return errors.Join(err, dir.Close())
 	}
 	l.disk = d
-	if s.plan.key != nil && !n.witness {
+	if n.beside != nil && l.servesBeside() {
+		l.beside = &simLife{simProcess: l.simProcess, part: n.beside, alone: true}
+		if err := l.beside.openGroup(nil, log); err != nil {
+			return err
+		}
+		l.beside.opened.Store(true)
+	}
+	return l.openGroup(l.peers(), log)
+}
+
+// peers is how the replica takes part in its group; nil: it is alone.
+func (l *simLife) peers() *PeersConfig {
+	n, s := l.n, l.s
+	s.mu.Lock()
+	several, force := s.object.several, s.object.survivor == n.id
+	s.mu.Unlock()
+	if !several {
+		l.alone = true
+		return nil
+	}
+	peers := &PeersConfig{Tick: -1, Send: l.send, Fetch: l.fetch, LogBytes: s.plan.logBytes, Force: force, Witness: n.witness}
+	if s.plan.exchange || s.plan.witness {
+		peers.Members, peers.Copies, peers.Changed = s.members, s.copies, l.changed
+	}
+	if n.founder && !s.ready {
+		for id := uint64(1); id <= uint64(s.plan.nodes); id++ {
+			peers.Founders = append(peers.Founders, id)
+		}
+	}
+	return peers
+}
+
+// openGroup opens the replica's part of its group.
+func (l *simLife) openGroup(peers *PeersConfig, log *slog.Logger) (err error) {
+	s := l.s
+	if s.plan.key != nil && (!l.n.witness || l.part == l.n.beside) {
 		if l.keys, err = seal.New(s.plan.key, "tenant"); err != nil {
 			return err
 		}
@@ -199,28 +266,24 @@ func (l *simLife) open() error {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			if !l.dead.Load() {
-				s.oracle.nonce(i, nonce)
+				l.part.oracle.nonce(i, nonce)
 			}
 		}
 	}
-	r, err := dir.OpenReplica(diskdir.ID(n.id))
+	r, err := l.disk.dir.OpenReplica(l.part.replica)
 	if err != nil {
 		return err
 	}
-	peers := &PeersConfig{Tick: -1, Send: l.send, Committed: l.committed, Fetch: l.fetch, LogBytes: s.plan.logBytes, Witness: n.witness}
-	if s.plan.exchange || s.plan.witness {
-		peers.Members, peers.Copies, peers.Changed = s.members, func() int { return s.plan.nodes }, l.changed
-	}
-	if n.founder && !s.ready {
-		for id := uint64(1); id <= uint64(s.plan.nodes); id++ {
-			peers.Founders = append(peers.Founders, id)
-		}
-	}
-	g, err := d.OpenGroup(GroupConfig{Replica: r, Keys: l.keys, Logger: log, Peers: peers})
+	g, err := l.disk.OpenGroup(GroupConfig{Replica: r, Keys: l.keys, Logger: log, Peers: peers, Committed: l.committed})
 	if err != nil {
 		return errors.Join(err, r.Close())
 	}
 	l.group = g
+	if peers != nil && peers.Force {
+		s.mu.Lock()
+		l.part.oracle.forced(l)
+		s.mu.Unlock()
+	}
 	return nil
 }
 
@@ -241,14 +304,17 @@ func (l *simLife) committed(index record.Index, term uint64, r *record.Record) {
 	}
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
-	l.n.committed = max(l.n.committed, index)
-	l.s.oracle.commit(index, term, r, l.n.id)
+	l.part.committed = max(l.part.committed, index)
+	l.part.oracle.commit(index, term, r, l.n.id)
 }
 
 // before is called before each call of the disk.
-func (l *simLife) before(op *faultfs.Op) error {
+func (l *simProcess) before(op *faultfs.Op) error {
 	meta := strings.Contains(op.Path+"/", "/meta/")
 	if op.Kind == faultfs.Remove && meta {
+		if l.n.damaged.Load() { // all of it goes
+			return nil
+		}
 		return faultfs.ErrPretend // Pebble removes in the background: when would depend on the scheduler
 	}
 	if op.Kind == faultfs.Read || op.Kind == faultfs.Open || l.dead.Load() {
@@ -266,7 +332,7 @@ func (l *simLife) before(op *faultfs.Op) error {
 	}
 	slow, first := time.Duration(0), false
 	if op.Kind == faultfs.Sync && strings.HasSuffix(op.Path, ".seg") && !l.applying.Load() && !fails {
-		if l.group == nil || !l.group.hollow.Load() {
+		if !l.n.hollow() {
 			slow = l.s.plan.syncTime/2 + time.Duration(l.rng.Int64N(int64(l.s.plan.syncTime)))
 			if l.n.slow.Load() > 0 {
 				slow += time.Duration(l.rng.Int64N(l.n.slow.Load()))
@@ -292,7 +358,14 @@ func (l *simLife) before(op *faultfs.Op) error {
 	return nil
 }
 
-func (l *simLife) sleep(d time.Duration) {
+// hollow tells that the state of its replica is being replaced.
+func (n *simNode) hollow() bool {
+	n.s.mu.Lock()
+	defer n.s.mu.Unlock()
+	return n.life != nil && n.life.group != nil && n.life.group.hollow.Load()
+}
+
+func (l *simProcess) sleep(d time.Duration) {
 	l.syncing.Add(1)
 	defer l.syncing.Add(-1)
 	time.Sleep(d)
@@ -302,7 +375,7 @@ func (l *simLife) sleep(d time.Duration) {
 }
 
 // afterCall is called when a call of the disk is done.
-func (l *simLife) afterCall(op *faultfs.Op) {
+func (l *simProcess) afterCall(op *faultfs.Op) {
 	if l.dead.Load() {
 		return
 	}
@@ -317,7 +390,7 @@ func (l *simLife) afterCall(op *faultfs.Op) {
 }
 
 // crash takes what is left at this call. What the process does afterwards nobody sees. l.mu is held.
-func (l *simLife) crash(op *faultfs.Op) {
+func (l *simProcess) crash(op *faultfs.Op) {
 	l.image = l.n.fs.Image(l.rng, l.crashCut, op)
 	l.dead.Store(true)
 	l.s.mu.Lock()
@@ -334,6 +407,10 @@ func (s *sim) look() {
 		if l == nil {
 			continue
 		}
+		if n.damaged.Load() && l.opened.Load() && l.group.replacedBy() {
+			n.damaged.Store(false)
+			s.worked("damaged metadata replaced", 1)
+		}
 		if l.healed.Swap(false) {
 			n.rotten = false
 			s.note("node %d: scrubbed", n.id)
@@ -348,24 +425,26 @@ func (s *sim) look() {
 			s.note("node %d: stopped: %v", n.id, l.err)
 			s.crashNow(l, faultfs.Killed)
 			s.restart(n)
-		case l.ended.Load() && (l.hasFailed() || *simDisks > 1 && isFull(l.err)):
+		case l.ended.Load() && (l.hasFailed() || s.plan.disks > 1 && isFull(l.err)):
 			s.note("node %d: did not start: %v", n.id, l.err)
 			s.crashNow(l, simCut(s.rng))
 			s.restart(n)
 		case l.ended.Load():
 			s.violate("node %d does not start: %v", n.id, l.err)
 		case l.opened.Load() && !l.closing.Load():
-			s.lookAt(l)
+			if s.lookAt(l); l.beside != nil && n.life == l && l.beside.opened.Load() {
+				s.lookAt(l.beside)
+			}
 		}
 	}
 	s.mu.Lock()
 	acks := s.acks
 	s.acks = nil
 	slices.SortFunc(acks, func(a, b simAck) int { // who of several waits is woken first depends on the scheduler
-		return cmp.Or(cmp.Compare(a.node, b.node), cmp.Compare(a.epoch, b.epoch), cmp.Compare(a.seq, b.seq))
+		return cmp.Or(cmp.Compare(a.node, b.node), cmp.Compare(a.part.replica, b.part.replica), cmp.Compare(a.epoch, b.epoch), cmp.Compare(a.seq, b.seq))
 	})
 	for _, a := range acks {
-		s.oracle.ack(a)
+		a.part.oracle.ack(a)
 		s.work["fsyncs acknowledged"]++
 	}
 	s.mu.Unlock()
@@ -381,8 +460,11 @@ func (s *sim) lookAt(l *simLife) {
 	if g.pressed {
 		pressed = 1
 	}
-	_, term := g.peers.core.Leader()
-	leads := g.peers.core.Leads()
+	term, leads, install := uint64(0), false, 0
+	if g.peers != nil {
+		_, term = g.peers.core.Leader()
+		leads, install = g.peers.core.Leads(), len(g.peers.install)
+	}
 	g.mu.Unlock()
 	if leads {
 		s.mu.Lock()
@@ -395,8 +477,14 @@ func (s *sim) lookAt(l *simLife) {
 		s.restart(l.n)
 		return
 	}
+	if errors.Is(failed, ErrReplace) && l.n.damaged.Load() {
+		s.note("node %d: stops, for its metadata is damaged: %v", l.n.id, failed)
+		s.crashNow(l, faultfs.Killed)
+		s.restart(l.n)
+		return
+	}
 	if failed != nil {
-		if !l.hasFailed() && !(*simDisks > 1 && isFull(failed)) {
+		if !l.hasFailed() && !(s.plan.disks > 1 && isFull(failed)) {
 			s.violate("node %d stopped: %v", l.n.id, failed)
 			return
 		}
@@ -413,7 +501,7 @@ func (s *sim) lookAt(l *simLife) {
 		l.committing.Store(true)
 		s.after(s.between(0, s.plan.lag), func() { l.commit() })
 	}
-	if hollow := g.hollow.Load(); (hollow || len(g.peers.install) > 0) && !l.catchDue.Load() {
+	if hollow := g.hollow.Load(); (hollow || install > 0) && !l.catchDue.Load() {
 		l.catchDue.Store(true)
 		s.after(s.between(0, catchUpPause), l.catchUp)
 	}
@@ -456,7 +544,7 @@ func (l *simLife) apply() {
 }
 
 // hasFailed tells whether a sync of it was made to fail.
-func (l *simLife) hasFailed() bool {
+func (l *simProcess) hasFailed() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.injected
@@ -546,7 +634,7 @@ func (s *sim) ask(by, of uint64, request []byte) (io.Reader, error) {
 	}
 	cut := there.cut || back.cut
 	s.mu.Unlock()
-	if cut || life == nil || !life.opened.Load() || life.closing.Load() || n.thaws() > 0 {
+	if cut || life == nil || life.alone || !life.opened.Load() || life.closing.Load() || n.thaws() > 0 {
 		return nil, errors.New("no connection")
 	}
 	var answer bytes.Buffer
@@ -574,7 +662,7 @@ func (s *sim) crashNow(l *simLife, cut faultfs.Cut) {
 // kill ends a process.
 func (s *sim) kill(l *simLife) {
 	l.dead.Store(true)
-	s.bury(l)
+	s.bury(l.n.life)
 }
 
 // bury lets what is left of a process end: nobody hears of it any more.
@@ -586,24 +674,43 @@ func (s *sim) bury(l *simLife) {
 	close(l.done)
 	s.wg.Go(func() {
 		if l.opened.Load() {
-			l.group.fail(errSimDeath)
-			l.group.peers.stop()
+			l.fail()
+			l.beside.fail()
 		}
 		l.wg.Wait() // the opening, too
-		if g := l.group; g != nil && !l.closing.Load() {
-			g.fail(errSimDeath)
-			g.peers.stop()
-			g.lag.Stop()
-			if s := g.Store(); s != nil {
-				s.Release()
-			}
-			_ = g.closeStore()
-			_ = g.cfg.Replica.Close()
+		if !l.closing.Load() {
+			l.letGo()
+			l.beside.letGo()
 		}
 		if l.disk != nil && !l.closing.Load() {
 			_ = l.disk.Close()
 		}
 	})
+}
+
+// fail has everybody return who waits for the group of a dead process.
+func (l *simLife) fail() {
+	if l == nil || l.group == nil {
+		return
+	}
+	l.group.fail(errSimDeath)
+	if l.group.peers != nil {
+		l.group.peers.stop()
+	}
+}
+
+// letGo closes what a dead process has open.
+func (l *simLife) letGo() {
+	l.fail()
+	if l == nil || l.group == nil || l.shut {
+		return
+	}
+	l.group.lag.Stop()
+	if s := l.group.Store(); s != nil {
+		s.Release()
+	}
+	_ = l.group.closeStore()
+	_ = l.group.cfg.Replica.Close()
 }
 
 // restart starts a node again after a while.
@@ -613,16 +720,47 @@ func (s *sim) restart(n *simNode) {
 
 // stop ends a process in good order.
 func (s *sim) stop(l *simLife) {
-	if l.dead.Load() || l.syncing.Load() > 0 || l.applying.Load() || l.committing.Load() {
+	if l.dead.Load() || l.syncing.Load() > 0 || l.applying.Load() || l.committing.Load() || s.opens(l) {
 		return
 	}
 	s.fault("orderly stop", "node %d", l.n.id)
 	l.closing.Store(true)
 	l.applying.Store(true) // its syncs are not slow: they hold locks
 	l.run(func() {
-		l.err = errors.Join(l.group.Close(context.Background()), l.disk.Close())
+		if l.beside != nil && l.beside.opened.Load() {
+			l.beside.drain()
+			l.err = l.beside.group.Close(context.Background())
+		}
+		l.drain()
+		l.err = errors.Join(l.err, l.group.Close(context.Background()), l.disk.Close())
 		l.ended.Store(true)
 	})
+}
+
+// opens tells that an owner of a group of one in the process is about to read its store.
+func (s *sim) opens(l *simLife) bool {
+	for _, o := range []*simOwner{s.owner, l.n.ownerBeside()} {
+		if o != nil && o.l.alone && (o.l == l || o.l == l.beside) && !o.opened.Load() && !o.ended.Load() {
+			return true
+		}
+	}
+	return false
+}
+
+// drain applies all that a group of one has, before it is closed.
+func (l *simLife) drain() {
+	if !l.alone {
+		return
+	}
+	l.disk.commit()
+	for left := 1; left > 0; {
+		l.group.mu.Lock()
+		left = len(l.group.queue)
+		l.group.mu.Unlock()
+		if left > 0 && !l.group.applyNext() {
+			return
+		}
+	}
 }
 
 // ticks is the clock of a node.
@@ -634,7 +772,7 @@ func (s *sim) ticks(n *simNode) {
 }
 
 func (s *sim) tick(n *simNode) {
-	if l := n.life; l != nil && l.opened.Load() && !l.closing.Load() && n.thaws() <= 0 {
+	if l := n.life; l != nil && !l.alone && l.opened.Load() && !l.closing.Load() && n.thaws() <= 0 {
 		l.group.tick()
 	}
 }
@@ -703,7 +841,7 @@ func (l *simLife) send(to uint64, kind uint8, parts ...[]byte) {
 
 func (s *sim) deliver(from, to uint64, kind uint8, body []byte) {
 	n := s.node(to)
-	if n == nil || n.life == nil || !n.life.opened.Load() || n.life.closing.Load() {
+	if n == nil || n.life == nil || n.life.alone || !n.life.opened.Load() || n.life.closing.Load() || s.node(from).forgotten {
 		return
 	}
 	if n.thaws() > 0 {
@@ -735,21 +873,19 @@ func (s *sim) verifySoon() {
 	n := s.nodes[s.rng.IntN(len(s.nodes))]
 	if l := n.life; l != nil && l.opened.Load() && !l.closing.Load() && !l.applying.Load() && !l.group.hollow.Load() {
 		s.verify(l)
+		s.verifyBeside(l)
 	}
 	s.after(s.between(300*time.Millisecond, 2*time.Second), s.verifySoon)
 }
 
 func (s *sim) verify(l *simLife) bool {
-	if l.n.witness { // it has none
-		return true
-	}
-	if l.n.rotten { // it knows, or will find it: scrubSoon
+	if l.part == l.n.part && (l.n.witness || l.n.rotten || l.n.damaged.Load()) { // it has none, or knows it, or will find it: scrubSoon
 		return true
 	}
 	st, err := l.stateOf()
 	s.mu.Lock()
 	if err == nil {
-		err = s.oracle.check(st)
+		err = l.part.oracle.check(st)
 	}
 	s.work["stores compared"]++
 	s.mu.Unlock()

@@ -27,6 +27,7 @@ type simOracle struct {
 	leaders map[uint64]uint64 // of a term
 	keys    map[string][]simVersion
 	blocks  map[simBlock][]simVersion
+	loss    *simLoss // that was accepted, and not seen in the log yet
 }
 
 type simNonce struct {
@@ -74,6 +75,7 @@ type simAck struct {
 	epoch uint64
 	seq   record.Seq
 	node  uint64
+	part  *simPart
 }
 
 func newSimOracle(s *sim) *simOracle {
@@ -120,12 +122,20 @@ func (o *simOracle) commit(index record.Index, term uint64, r *record.Record, no
 		}
 	}
 	if have, ok := o.log[index]; ok {
-		if have.term != e.term || have.name != e.name {
+		if (have.term != e.term || have.name != e.name) && !o.parts(index, node) {
 			o.s.violateLocked("at index %d node %d committed %v of term %d, and node %d %v of term %d", index, have.node, have.name, have.term, node, e.name, e.term)
 		}
-		return
+		if _, still := o.log[index]; still {
+			return
+		}
 	}
+	o.keeps(index, e)
 	o.log[index] = e
+	o.stepAll()
+}
+
+// stepAll goes through what is known of the log.
+func (o *simOracle) stepAll() {
 	for {
 		e, ok := o.log[o.next]
 		if !ok {
@@ -188,7 +198,7 @@ func (o *simOracle) led(term, node uint64) {
 
 // ahead tells whether an earlier process of the node may have written a newer block than its metadata has: it knew that the record was
 // committed, and this one does not know that yet.
-func (o *simOracle) ahead(b simBlock, index record.Index, n *simNode) bool {
+func (o *simOracle) ahead(b simBlock, index record.Index, n *simPart) bool {
 	o.s.mu.Lock()
 	defer o.s.mu.Unlock()
 	for _, v := range o.blocks[b] {
@@ -298,11 +308,11 @@ func (l *simLife) stateOf() (*simState, error) {
 				l.s.worked("absent blocks", 1)
 				continue
 			}
-			if errors.Is(err, store.ErrStale) && l.s.oracle.ahead(simBlock{c.Blob, i}, st.index, l.n) {
+			if errors.Is(err, store.ErrStale) && l.part.oracle.ahead(simBlock{c.Blob, i}, st.index, l.part) {
 				continue
 			}
 			if err != nil {
-				return nil, fmt.Errorf("at index %d block %d of blob %d, written by %s: %w", st.index, i, c.Blob, l.s.oracle.writers(simBlock{c.Blob, i}), err)
+				return nil, fmt.Errorf("at index %d block %d of blob %d, written by %s: %w", st.index, i, c.Blob, l.part.oracle.writers(simBlock{c.Blob, i}), err)
 			}
 			if b != nil {
 				st.blocks[simBlock{c.Blob, i}] = b

@@ -45,6 +45,13 @@ type simOwner struct {
 // own starts an owner on a node, with an epoch that may be somebody's already.
 func (s *sim) own(l *simLife, epoch uint64) {
 	s.epoch = max(s.epoch, epoch)
+	s.owner = s.newOwner(l, epoch)
+	s.note("node %d: owner of epoch %d begins, incarnation %d", l.n.id, epoch, s.owner.name.Incarnation)
+	l.run(s.owner.run)
+}
+
+// newOwner makes an owner.
+func (s *sim) newOwner(l *simLife, epoch uint64) *simOwner {
 	l.owned = true
 	o := &simOwner{l: l, begun: time.Now(), work: make(chan func(), 1), chunks: map[string]meta.Chunk{}, tops: map[record.BlobID]uint32{}}
 	s.incarnations++
@@ -54,9 +61,7 @@ func (s *sim) own(l *simLife, epoch uint64) {
 	for i := range seal.SaltSize {
 		o.salt[8+i] = byte(s.rng.Uint32())
 	}
-	s.owner = o
-	s.note("node %d: owner of epoch %d begins, incarnation %d", l.n.id, epoch, o.name.Incarnation)
-	l.run(o.run)
+	return o
 }
 
 func (o *simOwner) run() {
@@ -115,7 +120,7 @@ func (o *simOwner) tell(r *record.Record, blocks []simWrite) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !o.l.dead.Load() {
-		s.oracle.write(r.Name, &simRecord{kind: r.Kind, muts: r.Muts, blocks: blocks})
+		o.l.part.oracle.write(r.Name, &simRecord{kind: r.Kind, muts: r.Muts, blocks: blocks})
 	}
 }
 
@@ -144,13 +149,13 @@ func (o *simOwner) write(seed uint64) {
 	}
 	o.tell(r, c.writes)
 	s.mu.Lock()
-	s.oracle.newest = nil
+	o.l.part.oracle.newest = nil
 	s.mu.Unlock()
 	o.err = g.Append(r, telemetry.SpanRef{})
-	if *simDisks > 1 && isFull(o.err) { // its program is told
+	if s.plan.disks > 1 && isFull(o.err) { // its program is told
 		s.worked("records without space", 1)
 		s.mu.Lock()
-		s.oracle.unwrite(r.Name)
+		o.l.part.oracle.unwrite(r.Name)
 		s.mu.Unlock()
 		o.err = nil
 		return
@@ -191,7 +196,7 @@ func (o *simOwner) sync() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if !l.dead.Load() {
-			s.acks = append(s.acks, simAck{uint64(name.Epoch), name.Seq, l.n.id})
+			s.acks = append(s.acks, simAck{uint64(name.Epoch), name.Seq, l.n.id, l.part})
 		}
 	})
 }

@@ -40,7 +40,7 @@ func (s *sim) asideAll() {
 	s.aside("the object: %+v", s.members())
 	for _, n := range s.nodes {
 		l := n.life
-		if l == nil || !l.opened.Load() {
+		if l == nil || l.alone || !l.opened.Load() {
 			s.aside("node %d: gone %v, no process", n.id, n.gone)
 			continue
 		}

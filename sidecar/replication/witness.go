@@ -255,7 +255,7 @@ func (g *Group) moveFloor(at store.Checkpoint, kept journal.LSN, state diskdir.G
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	p := g.peers
-	p.floor, g.firstKept = at, kept
+	p.floor, g.firstKept = at, min(journal.LSN(g.cfg.Replica.JournalFrom()), g.hardAt)
 	p.core.Forget(uint64(at.Index))
 	for i := range p.at {
 		if record.Index(i) <= at.Index {

@@ -56,6 +56,8 @@ type Hosted struct {
 	Term      uint64 `json:"term"`      // of the leader
 	Applied   uint64 `json:"applied"`   // last log position in its state
 	Committed uint64 `json:"committed"` // last log position that it knows to be on a majority
+	Last      uint64 `json:"last"`      // last log position that it has
+	LastTerm  uint64 `json:"lastTerm"`  // of the leader that wrote it: of two logs, the one with the higher one has more of what was acknowledged
 	Missing   uint64 `json:"missing"`   // bytes that are still to come
 	Kept      uint64 `json:"kept"`      // bytes of records that a witness keeps
 	Error     string `json:"error"`     // why it is not served; empty: it is

@@ -18,6 +18,7 @@ type Status struct {
 	Last, Commit      uint64
 	Target            uint64 // what the leader has committed, if it is Known
 	Known             bool
+	LastTerm          uint64 // of the entry at Last: of two logs, the one with the higher one is newer
 	Voters, Learners  []uint64
 	Joint             bool
 	Changed           uint64          // index of the newest change of members
@@ -41,6 +42,7 @@ func (c *Core) Status() Status {
 	s := Status{ID: c.id, Leader: c.leader, Term: c.term, Leads: c.leads, Last: c.log.last(), Commit: c.log.hard.GetCommit(),
 		Voters: conf.GetVoters(), Learners: conf.GetLearners(), Joint: len(conf.GetVotersOutgoing()) > 0, Changed: newest.index}
 	s.Target, s.Known = c.target()
+	s.LastTerm, _ = c.log.Term(s.Last)
 	s.Unaccepted, s.UnacceptedForTick = c.Unaccepted()
 	if c.leads {
 		s.Peers = map[uint64]Peer{}
