@@ -3,9 +3,11 @@
 package kube
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
 )
 
 // TestStatefulSet: a writer and SQLite in one pod, under Pod Security "restricted"; the sidecar is killed again and again, and neither
@@ -30,4 +32,24 @@ func TestStatefulSet(t *testing.T) {
 	s.until("the next writer", func() bool { return len(s.logs("db-0", "writer")) > 0 })
 	require.NotContains(t, s.logs("db-0", "writer"), "resumed at 0,")
 	require.Contains(t, s.logs("db-0", "sqlite"), "check: ok")
+}
+
+// TestReadiness: a pod whose volume nobody serves for half a minute is not ready, and its events say so; when it is served again, the pod is
+// ready, and its program saw no error.
+func TestReadiness(t *testing.T) {
+	s := newSpace(t)
+	s.apply(barePod("p", annotated("data"), "", writerContainer("data")))
+	p := s.ready("p")
+	all := s.processes(p, "remora")
+	pid, _, _ := strings.Cut(all[len(all)-1], " ")
+	_, err := s.k.on(t.Context(), p.Spec.NodeName, "kill -STOP "+pid)
+	require.NoError(t, err)
+	s.until("the pod is not ready", func() bool { p := s.pod("p"); return p != nil && !condition(p, corev1.PodReady) })
+	s.until("the event", func() bool {
+		out, err := s.try("get", "events", "--field-selector=involvedObject.name=p,reason=Unhealthy", "-o", "jsonpath={.items[*].message}")
+		return err == nil && strings.Contains(out, "Readiness probe failed")
+	})
+	_, err = s.k.on(t.Context(), p.Spec.NodeName, "kill -CONT "+pid)
+	require.NoError(t, err)
+	require.Zero(t, restarts(s.ready("p"), "writer"), "the writer saw an error")
 }
