@@ -20,8 +20,9 @@ const (
 	Rest = 50
 	// Room is what a busy process may allocate between two collections.
 	Room = 16 << 20
-	// busy is a process that collects again so soon.
-	busy = 500 * time.Millisecond
+	// soon after another is a collection of a process that is busy, and often so many one after the other: a start is none.
+	soon  = 250 * time.Millisecond
+	often = 4
 	// idle is a process that has not collected for so long.
 	idle = 5 * time.Second
 	// least is what Go takes a small heap for: its first collection is at 4 MiB times the percentage.
@@ -32,6 +33,7 @@ const (
 type keeper struct {
 	mu      sync.Mutex // guards what follows
 	last    time.Time  // collection
+	row     int        // of collections, each soon after the one before
 	percent int        // as it is set
 	rest    *time.Timer
 	stopped bool
@@ -74,9 +76,11 @@ func (k *keeper) collected() {
 	}
 	k.listen()
 	now := time.Now()
-	soon := now.Sub(k.last) < busy
+	if k.row++; now.Sub(k.last) > soon {
+		k.row = 0
+	}
 	k.last = now
-	if !soon && k.percent == Rest {
+	if k.row < often && k.percent == Rest {
 		return
 	}
 	k.rest.Reset(idle)
@@ -92,7 +96,7 @@ func (k *keeper) idle() {
 	quiet := !k.stopped && k.percent != Rest
 	if quiet {
 		k.set(Rest)
-		k.last = time.Time{} // the collection that follows is our own
+		k.row = 0
 	}
 	k.mu.Unlock()
 	if quiet {

@@ -65,8 +65,8 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// figures of one measurement; times in microseconds.
-type figures struct{ perSecond, p50, p99, ownerCPU, peerCPU float64 }
+// figures of one measurement; times in microseconds, instructions in thousands (0: not counted).
+type figures struct{ perSecond, p50, p99, ownerCPU, peerCPU, ownerInstructions, peerInstructions float64 }
 
 // TestCommit measures everything in turns, and prints medians.
 func TestCommit(t *testing.T) {
@@ -89,8 +89,8 @@ func TestCommit(t *testing.T) {
 				require.Positive(t, got.perSecond, name)
 				key := fmt.Sprintf("%s, %d", name, depth)
 				all[key] = append(all[key], got)
-				t.Logf("round %d: %-20s depth %2d: %7.0f/s p50 %5.0f us p99 %6.0f us, CPU %3.0f us owner, %3.0f us a peer", round+1, name, depth,
-					got.perSecond, got.p50, got.p99, got.ownerCPU, got.peerCPU)
+				t.Logf("round %d: %-20s depth %2d: %7.0f/s p50 %5.0f us p99 %6.0f us, CPU %3.0f us owner, %3.0f us a peer, %3.0f and %3.0f thousand instructions",
+					round+1, name, depth, got.perSecond, got.p50, got.p99, got.ownerCPU, got.peerCPU, got.ownerInstructions, got.peerInstructions)
 			}
 		}
 	}
@@ -107,6 +107,8 @@ func TestCommit(t *testing.T) {
 			{"1/s", func(f figures) float64 { return f.perSecond }}, {"p50 us", func(f figures) float64 { return f.p50 }},
 			{"p99 us", func(f figures) float64 { return f.p99 }}, {"CPU us, owner", func(f figures) float64 { return f.ownerCPU }},
 			{"CPU us, a peer", func(f figures) float64 { return f.peerCPU }},
+			{"1,000 instructions, owner", func(f figures) float64 { return f.ownerInstructions }},
+			{"1,000 instructions, a peer", func(f figures) float64 { return f.peerInstructions }},
 		} {
 			var v [4]float64
 			for i, name := range names {
@@ -158,7 +160,7 @@ func measureBare(t *testing.T, own string, others [2]string, depth int, alone bo
 		})
 	require.NoError(t, err)
 	n := float64(got.Records)
-	return figures{got.PerSecond, micros(got.P50), micros(got.P99), micros(got.OwnerCPU) / n, micros(got.ReplicaCPU) / 2 / n}
+	return figures{got.PerSecond, micros(got.P50), micros(got.P99), micros(got.OwnerCPU) / n, micros(got.ReplicaCPU) / 2 / n, 0, 0}
 }
 
 func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }
@@ -189,14 +191,16 @@ func measureVolume(t *testing.T, own string, others []string, depth int) figures
 		files[i] = newFile(t, fs, fmt.Sprintf("f%d", i))
 	}
 	before, cpu := make([]time.Duration, len(children)), ownCPU()
+	counts, ownCount := make([]instructions, len(children)), countOwn()
 	for i, c := range children {
-		before[i] = c.spent()
+		before[i], counts[i] = c.spent(), countInstructions(c.cmd.Process.Pid)
 	}
 	took, elapsed := write(t, fs, files)
 	n := float64(len(took))
-	got := figures{n / elapsed.Seconds(), micros(took[len(took)/2]), micros(took[len(took)*99/100]), micros(ownCPU()-cpu) / n, 0}
+	got := figures{n / elapsed.Seconds(), micros(took[len(took)/2]), micros(took[len(took)*99/100]), micros(ownCPU()-cpu) / n, 0, ownCount.stop() / n, 0}
 	for i, c := range children {
 		got.peerCPU += micros(c.spent()-before[i]) / n / float64(len(children))
+		got.peerInstructions += counts[i].stop() / n / float64(len(children))
 	}
 	return got
 }

@@ -44,6 +44,8 @@ type member struct {
 
 var members = []uint64{1, 2, 3}
 
+var pods = []string{podOf(0), podOf(1), podOf(2), podOf(3)}
+
 var keep sync.Once
 
 const (
@@ -135,7 +137,7 @@ func (m *member) Authorize(p transport.Identity, g, from, to uint64) error {
 }
 
 func (m *member) Allows(p transport.Identity, _, from, _ uint64) bool {
-	return p.Pod == podOf(from) && p.Has(volume)
+	return from < uint64(len(pods)) && p.Pod == pods[from] && p.Has(volume)
 }
 
 func (m *member) Receive(_ transport.Identity, f transport.Frame) {
