@@ -19,6 +19,7 @@ var (
 		[]string{"volume"}, nil)
 	replicaKept   = describeReplica("kept_bytes", "Records that a witness keeps for replicas that lack a checkpoint of them.")
 	volumeCopies  = prometheus.NewDesc("remora_volume_copies", "Voters with content whose disks are not lost, as the Volume object says.", []string{"volume"}, nil)
+	replicaRoom   = describeReplica("room_bytes", "What the replica's disk may still take, beside its reserve; programs get ENOSPC by the least of all voters.")
 	replicaAbsent = describeReplica("absent_bytes", "Content that is still to come from a peer.")
 )
 
@@ -27,7 +28,7 @@ type replicas struct{ h *host }
 
 // Describe sends every description.
 func (replicas) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{replicaBad, replicaHealed, replicaUnhealed, replicaScrubbed, replicaFilled, replicaAbsent, replicaReplaced, replicasGivenUp, replicaKept, volumeCopies} {
+	for _, d := range []*prometheus.Desc{replicaBad, replicaHealed, replicaUnhealed, replicaScrubbed, replicaFilled, replicaAbsent, replicaRoom, replicaReplaced, replicasGivenUp, replicaKept, volumeCopies} {
 		ch <- d
 	}
 }
@@ -72,5 +73,8 @@ func (c replicas) Collect(ch chan<- prometheus.Metric) {
 		send(replicaScrubbed, prometheus.CounterValue, st.ScrubbedBytes)
 		send(replicaFilled, prometheus.CounterValue, st.FilledBytes)
 		send(replicaAbsent, prometheus.GaugeValue, st.AbsentBytes)
+		if room, known := g.RoomHere(); known {
+			send(replicaRoom, prometheus.GaugeValue, room)
+		}
 	}
 }

@@ -34,3 +34,11 @@ func (g *Group) Lead() {
 	g.peers.core.Campaign()
 	g.process()
 }
+
+// HandOver has the leader, if this replica is it, hand over.
+func (g *Group) HandOver(to uint64) {
+	g.mu.Lock()
+	defer g.unlock()
+	g.peers.core.Transfer(to)
+	g.process()
+}

@@ -94,9 +94,10 @@ type peers struct {
 	// journal has durably. Guarded by Group.guards.
 	placedAt      map[record.BlobID]uint64
 	durableCommit uint64
-	flights       map[uint64][]flight        // by peer
-	parts         []part                     // of the commit that is under way
-	waiters       []*waiter                  // in Wait
+	flights       map[uint64][]flight // by peer
+	parts         []part              // of the commit that is under way
+	waiters       []*waiter           // in Wait
+	room          room
 	heads         []byte                     // scratch of writeEntries
 	unsent        []uint64                   // peers that something was sent to since flush
 	users         int                        // of the store, so far
@@ -144,6 +145,7 @@ func (g *Group) receive(m consensus.Message, records []*item) (owes bool) {
 	}
 	if m.Raft != nil {
 		g.answered(m.Raft)
+		p.hearRoom(m.Raft)
 	}
 	_ = p.core.Step(m) // a message that means nothing any more
 	g.process()
@@ -242,6 +244,9 @@ func (g *Group) sweep() {
 
 // tick advances the group's clock.
 func (g *Group) tick() {
+	if g.peers.room.looks++; g.peers.room.looks%lookTicks == 1 {
+		g.lookForRoom()
+	}
 	g.mu.Lock()
 	defer g.unlock()
 	if g.failed != nil {
@@ -249,6 +254,7 @@ func (g *Group) tick() {
 	}
 	g.peers.core.Tick()
 	g.process()
+	g.peers.room.at[g.peers.ticks%roomTicks] = g.peers.room.taken
 	if g.peers.ticks++; g.peers.ticks%reviewTicks == 0 {
 		g.review()
 		if g.store != nil && g.store.Stopped() { // the apply loop finds out why

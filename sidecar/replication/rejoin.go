@@ -50,6 +50,8 @@ func (g *Group) replayPeers() error {
 		fetching: map[fetched]chan struct{}{}, flights: map[uint64][]flight{}, placedAt: map[record.BlobID]uint64{}, durableCommit: h.hard.Commit, forcedTo: cfg.Ignore,
 		reports: map[uint64]report{}, heard: map[uint64]int{}, floor: from}
 	p.cfg.LogBytes, p.cfg.KeepBytes = cmp.Or(p.cfg.LogBytes, logBytes), cmp.Or(p.cfg.KeepBytes, keepBytes)
+	p.room.peer = map[uint64]told{}
+	p.room.own.Store(unlimited) // until somebody has looked
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	kept := g.disk.journal.End()
 	for i := range log {

@@ -105,6 +105,9 @@ func (g *Group) Room(n int64) error {
 	const overhead = 16 << 10 // metadata of one operation
 	for {
 		ok, err := g.disk.room(n + overhead)
+		if err == nil && ok && !g.store.Stalled() && g.peers != nil {
+			err = g.peersRoom(n + overhead)
+		}
 		if err != nil || ok && !g.store.Stalled() {
 			return err
 		}

@@ -78,6 +78,7 @@ func (g *Group) sendRaft(to uint64, m *pb.Message) {
 			m = proto.Clone(m).(*pb.Message)
 			m.Index, m.LogTerm, m.Entries = prev.Index, prev.Term, rest
 		}
+		g.peers.tellRoom(first)
 		b, err := proto.Marshal(first)
 		if err != nil {
 			g.failLocked(fmt.Errorf("encode a message: %w", err))
