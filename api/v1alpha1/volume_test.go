@@ -35,3 +35,18 @@ func TestCloneSharesNothing(t *testing.T) {
 	require.Nil(t, v.Member("y"))
 	require.Equal(t, 1, v.Copies())
 }
+
+func TestWitnessIsNoCopy(t *testing.T) {
+	v := Volume{Phase: VolumeReady, Replicas: 2, Witness: "c", Members: []Member{{Replica: "1", Role: RoleVoter}, {Replica: "2", Role: RoleVoter},
+		{Replica: "3", Role: RoleVoter, Witness: true}}}
+	require.Equal(t, 3, v.Voters())
+	require.Equal(t, 2, v.Have())
+	for _, id := range []string{"1", "2", "3"} {
+		require.True(t, v.CanSpare(id), id)
+	}
+	v.GiveUp("2")
+	require.Equal(t, 1, v.Have())
+	require.False(t, v.MajorityLost())
+	require.False(t, v.CanSpare("1"), "the witness has nothing of it")
+	require.False(t, v.CanSpare("3"), "a majority would be lost")
+}

@@ -110,6 +110,7 @@ type peers struct {
 	applyingTo record.Index
 	reports    map[uint64]report // what members have said of themselves
 	heard      map[uint64]int    // tick of a peer's last message
+	joined     map[uint64]int    // tick at which this witness has heard of a learner
 	floor      store.Checkpoint  // of a witness: the log begins behind it
 	stop       context.CancelFunc
 	ctx        context.Context

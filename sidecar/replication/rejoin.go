@@ -48,7 +48,7 @@ func (g *Group) replayPeers() error {
 	}
 	p := &peers{cfg: *g.cfg.Peers, tableBytes: tableBytes, table: map[record.Name]*item{}, at: map[uint64]journal.LSN{}, install: make(chan *pb.Message, 1), using: map[int]context.CancelFunc{},
 		fetching: map[fetched]chan struct{}{}, flights: map[uint64][]flight{}, placedAt: map[record.BlobID]uint64{}, durableCommit: h.hard.Commit, forcedTo: cfg.Ignore,
-		reports: map[uint64]report{}, heard: map[uint64]int{}, floor: from}
+		reports: map[uint64]report{}, heard: map[uint64]int{}, joined: map[uint64]int{}, floor: from}
 	p.cfg.LogBytes, p.cfg.KeepBytes = cmp.Or(p.cfg.LogBytes, logBytes), cmp.Or(p.cfg.KeepBytes, keepBytes)
 	p.room.peer = map[uint64]told{}
 	p.room.own.Store(unlimited) // until somebody has looked

@@ -22,6 +22,7 @@ type simPlan struct {
 	loss, repeat, late          float64
 	reorder, exchange           bool  // of replicas
 	witness                     bool  // the last node has no state
+	keepBytes                   int64 // PeersConfig.KeepBytes
 	logBytes                    int64 // PeersConfig.LogBytes
 	disks                       int   // 1: bits turn over; 2: disks are full, too
 	changes                     bool  // of the number of copies, and the loss of a majority
@@ -63,6 +64,9 @@ func (p *simPlan) drawLater(seed uint64) {
 		if mix(seed, 9)%3 == 0 {
 			p.nodes = 1
 		}
+	}
+	if p.witness && p.exchange && mix(seed, 12)%2 == 0 { // who is away for a while is given up
+		p.keepBytes = int64(4+mix(seed, 13)%60) << 10
 	}
 	p.beside = mix(seed, 10)%4 == 0
 	if mix(seed, 11)%10 == 0 {

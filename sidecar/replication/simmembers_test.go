@@ -42,9 +42,16 @@ func (l *simLife) changed(index uint64, voters, learners []uint64, leads bool) {
 	}
 	s.object.index = index
 	s.object.members = slices.DeleteFunc(s.object.members, func(m Member) bool {
-		return m.Role != Learner && !slices.Contains(voters, m.ID) && !slices.Contains(learners, m.ID)
+		gone := m.Role != Learner && !slices.Contains(voters, m.ID) && !slices.Contains(learners, m.ID)
+		if gone && m.Role == Voter {
+			s.work["replicas given up"]++
+		}
+		return gone
 	})
 	for i := range s.object.members {
+		if m := &s.object.members[i]; m.Role == Voter && slices.Contains(learners, m.ID) {
+			m.Role = Learner
+		}
 		if m := &s.object.members[i]; m.Role == Learner && slices.Contains(voters, m.ID) {
 			m.Role = Voter
 			s.work["learners that became voters"]++
@@ -103,6 +110,25 @@ func (s *sim) join(id uint64, witness bool) {
 	s.fillSoon(fresh)
 }
 
+// secondCopy brings an empty node where a replica was given up.
+func (s *sim) secondCopy() {
+	copies := 0
+	for _, m := range s.members() {
+		if !m.Witness {
+			copies++
+		}
+	}
+	if !s.plan.witness || copies > 1 {
+		return
+	}
+	s.mu.Lock()
+	id := uint64(len(s.nodes)) + 1
+	s.object.members = append(s.object.members, Member{ID: id, Role: Learner})
+	s.mu.Unlock()
+	s.note("node %d comes", id)
+	s.join(id, false)
+}
+
 // spares tells whether a node may be lost with its disk. Of two replicas beside a witness, the other one must have all of its state: to be in
 // the middle of a copy is a failure of its own, of which there may be one.
 func (s *sim) spares(lost *simNode) bool {
@@ -124,6 +150,7 @@ func (s *sim) membersSoon() {
 	if s.plan.changes {
 		s.fewEnough()
 	}
+	s.secondCopy()
 	named := s.members()
 	for _, n := range s.nodes {
 		i := slices.IndexFunc(named, func(m Member) bool { return m.ID == n.id })

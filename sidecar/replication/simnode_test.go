@@ -243,7 +243,7 @@ func (l *simLife) peers() *PeersConfig {
 		l.alone = true
 		return nil
 	}
-	peers := &PeersConfig{Tick: -1, Send: l.send, Fetch: l.fetch, LogBytes: s.plan.logBytes, Force: force, Witness: n.witness}
+	peers := &PeersConfig{Tick: -1, Send: l.send, Fetch: l.fetch, LogBytes: s.plan.logBytes, Force: force, Witness: n.witness, KeepBytes: s.plan.keepBytes}
 	if s.plan.exchange || s.plan.witness {
 		peers.Members, peers.Copies, peers.Changed = s.members, s.copies, l.changed
 	}

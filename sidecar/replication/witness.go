@@ -168,8 +168,9 @@ func (g *Group) witnessTick() {
 	}
 }
 
-// least is up to where nobody needs the log of this witness, and who needs what is behind. A learner that has not been heard of for long
-// does not count: it is no copy, and it will not become one before it has come to where this log begins (covered). g.mu is held.
+// least is up to where nobody needs the log of this witness, and who needs what is behind. A learner may become a voter at any time, so it
+// counts, too. One that has not been heard of for long does not: it is no copy, and will not become one before it has come to where this log
+// begins (covered). g.mu is held.
 func (g *Group) least() (to record.Index, laggard uint64) {
 	p := g.peers
 	conf, self := p.core.Members(), uint64(g.key().replica)
@@ -180,7 +181,13 @@ func (g *Group) least() (to record.Index, laggard uint64) {
 		}
 	}
 	for _, id := range slices.Concat(conf.GetLearners(), conf.GetLearnersNext()) {
-		if r, ok := p.reports[id]; ok && id != self && p.ticks-r.tick < reportFresh {
+		if id == self || p.isWitness(id) {
+			continue
+		}
+		if _, known := p.joined[id]; !known {
+			p.joined[id] = p.ticks
+		}
+		if r := p.reports[id]; p.ticks-max(r.tick, p.joined[id]) < reportFresh {
 			to = min(to, record.Index(r.index))
 		}
 	}
@@ -368,10 +375,22 @@ func (g *Group) sendPosition(w io.Writer) error {
 	return err
 }
 
-// covered takes back of witnesses that they are filled, where a voter with content has not come to the start of their log. g.mu is held.
+// covered takes back of members that they are filled, where that would leave a voter with content that has not come to the start of the
+// witness' log. g.mu is held.
 func (g *Group) covered(want []Member, s *consensus.Status) []Member {
 	p := g.peers
 	want = slices.Clone(want)
+	for _, w := range want {
+		if !w.Witness || !slices.Contains(s.Voters, w.ID) {
+			continue
+		}
+		r, ok := p.reports[w.ID]
+		for i := range want {
+			if m := &want[i]; m.Role == Learner && !m.Witness {
+				m.Filled = m.Filled && ok && p.ticks-r.tick < 3*reportTicks && s.Peers[m.ID].Match >= r.index
+			}
+		}
+	}
 	for i := range want {
 		m := &want[i]
 		if !m.Witness || m.Role != Learner || !m.Filled {

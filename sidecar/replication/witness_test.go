@@ -263,3 +263,33 @@ func TestWitnessDoesNotLead(t *testing.T) {
 	n.check("file-3", 100_000)
 	c.agree()
 }
+
+// TestNextChangeWithWitness: witnesses take the places of witnesses, and replicas those of replicas: a majority always has content.
+func TestNextChangeWithWitness(t *testing.T) {
+	voter := func(id uint64) replication.Member { return replication.Member{ID: id, Role: replication.Voter} }
+	leaving := func(id uint64) replication.Member { return replication.Member{ID: id, Role: replication.Leaving} }
+	filled := func(id uint64) replication.Member {
+		return replication.Member{ID: id, Role: replication.Learner, Filled: true}
+	}
+	witness := func(m replication.Member) replication.Member {
+		m.Witness = true
+		return m
+	}
+	for _, c := range []struct {
+		what             string
+		want             []replication.Member
+		voters, learners []uint64
+		change           string
+	}{
+		{"a replica for a replica", []replication.Member{voter(1), leaving(2), witness(voter(3)), filled(4)}, []uint64{1, 2, 3}, []uint64{4}, "+4 -2"},
+		{"a witness for a witness", []replication.Member{voter(1), voter(2), witness(leaving(3)), witness(filled(4))}, []uint64{1, 2, 3}, []uint64{4}, "+4 -3"},
+		{"no witness for a replica", []replication.Member{voter(1), leaving(2), witness(voter(3)), witness(filled(4))}, []uint64{1, 2, 3}, []uint64{4}, ""},
+		{"no replica for a witness", []replication.Member{voter(1), voter(2), witness(leaving(3)), filled(4)}, []uint64{1, 2, 3}, []uint64{4}, ""},
+		{"both at once", []replication.Member{leaving(1), voter(2), witness(leaving(3)), filled(4), witness(filled(5))}, []uint64{1, 2, 3}, []uint64{4, 5}, "+4 -1"},
+		{"a witness alone does not vote", []replication.Member{voter(1), witness(filled(3))}, []uint64{1}, []uint64{3}, ""},
+		{"with a second copy it does", []replication.Member{voter(1), witness(filled(3)), filled(4)}, []uint64{1}, []uint64{3, 4}, "+3 +4"},
+		{"one witness is enough", []replication.Member{voter(1), witness(voter(3)), witness(filled(4))}, []uint64{1, 3}, []uint64{4}, ""},
+	} {
+		require.Equal(t, c.change, replication.NextChange(c.want, c.voters, c.learners, 3), c.what)
+	}
+}
