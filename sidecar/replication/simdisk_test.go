@@ -92,9 +92,9 @@ func (s *sim) scrubSoon() {
 		l.scrubbing.Store(true)
 		l.run(func() {
 			done, err := l.group.Scrub(l.group.peers.ctx, 0)
-			if err == nil {
+			if err == nil { // what has changed while it was being healed is looked at again: it is well when a scrub finds nothing
 				s.worked("blocks healed", int(done.Healed))
-				l.healed.Store(true)
+				l.healed.Store(done.Bad == 0)
 			}
 			l.scrubbing.Store(false)
 		})

@@ -58,6 +58,11 @@ func TestPlantedInGroups(t *testing.T) {
 			{core + "apply.go", "\t\tkept = g.peers.needs(kept)\n", ""}}},
 		{"what a copy of the state has replaced stays in the log", []edit{
 			{core + "catchup.go", "\thas := g.has(index, term)\n", "\thas := g.has(index, term) || true\n"}}},
+		{"a replica that was alone becomes one of several without a durable mark", []edit{
+			{core + "rejoin.go", "\ts := diskdir.GroupState{Term: at.Term, Members: b}\n",
+				"\ts := diskdir.GroupState{Term: at.Term, Members: b}\n\tif len(at.Members.GetVoters()) < 2 {\n\t\ts.Members = nil\n\t}\n"}}},
+		{"a learner becomes a voter before its content is here and verified", []edit{
+			{core + "fill.go", "\tif s == nil || !s.Complete() {\n", "\tif s == nil {\n"}}},
 	} {
 		t.Run(bug.name, func(t *testing.T) {
 			out := runPlanted(t, "TestSimulation", bug.edits, "-sim", "1000", "-sim-stop")
