@@ -147,7 +147,7 @@ func (s *sim) spares(lost *simNode) bool {
 // membersSoon looks after the object: it says who is filled, and ends the processes of who is no member any more.
 func (s *sim) membersSoon() {
 	s.after(50*time.Millisecond, s.membersSoon)
-	if s.plan.changes {
+	if s.plan.changes || s.plan.witness { // a witness gives up who is away for too long
 		s.fewEnough()
 	}
 	s.secondCopy()
