@@ -51,16 +51,16 @@ type Hosted struct {
 	ID        string `json:"id"`
 	Disk      string `json:"disk"`
 	Role      string `json:"role"`
-	State     string `json:"state"`     // one of the replica states
-	Leader    string `json:"leader"`    // ID of the group's leader; empty: none is known
-	Term      uint64 `json:"term"`      // of the leader
-	Applied   uint64 `json:"applied"`   // last log position in its state
-	Committed uint64 `json:"committed"` // last log position that it knows to be on a majority
-	Last      uint64 `json:"last"`      // last log position that it has
-	LastTerm  uint64 `json:"lastTerm"`  // of the leader that wrote it: of two logs, the one with the higher one has more of what was acknowledged
-	Missing   uint64 `json:"missing"`   // bytes that are still to come
-	Kept      uint64 `json:"kept"`      // bytes of records that a witness keeps
-	Error     string `json:"error"`     // why it is not served; empty: it is
+	State     string `json:"state"`          // one of the replica states
+	Leader    string `json:"leader"`         // ID of the group's leader; empty: none is known
+	Term      uint64 `json:"term"`           // of the leader
+	Applied   uint64 `json:"applied"`        // last log position in its state
+	Committed uint64 `json:"committed"`      // last log position that it knows to be on a majority
+	Last      uint64 `json:"last"`           // last log position that it has
+	LastTerm  uint64 `json:"lastTerm"`       // of the leader that wrote it: of two logs, the one with the higher one has more of what was acknowledged
+	Missing   uint64 `json:"missing"`        // bytes that are still to come
+	Kept      uint64 `json:"kept,omitempty"` // bytes of records that a witness keeps
+	Error     string `json:"error"`          // why it is not served; empty: it is
 }
 
 // Volume is one volume of a pod, as its owner sees it.
@@ -85,7 +85,7 @@ type Replica struct {
 	Role       string `json:"role"`
 	State      string `json:"state"` // one of the replica states, Offline or Damaged
 	MatchIndex uint64 `json:"matchIndex"`
-	Missing    uint64 `json:"missing"` // bytes that are still to come; 0: none, or not known
-	Witness    bool   `json:"witness"` // it is no copy: it keeps records
-	Kept       uint64 `json:"kept"`    // bytes of them
+	Missing    uint64 `json:"missing"`           // bytes that are still to come; 0: none, or not known
+	Witness    bool   `json:"witness,omitempty"` // it is no copy: it keeps records
+	Kept       uint64 `json:"kept,omitempty"`    // bytes of them
 }
