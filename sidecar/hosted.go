@@ -49,6 +49,7 @@ type memberStatus struct {
 	WentAlone          bool // is the group, which has lost the majority of its disks (replication.Group.WentAlone)
 	Last, LastTerm     uint64
 	Filled             bool  // has every block of every blob, verified
+	Unfilled           bool  // has not, or is about to lose some
 	Missing            int64 // bytes that are not here yet
 	Kept               int64 // bytes of records that a witness keeps
 	Err                error // why it has stopped
@@ -98,13 +99,13 @@ func (h *host) serve(ctx context.Context, o *v1alpha1.Volume, m *v1alpha1.Member
 		})
 		return errors.Join(st.Err, err)
 	}
-	if st.Filled && m.Role == v1alpha1.RoleLearner && !m.Filled && o.Phase == v1alpha1.VolumeReady {
+	if now := m.Filled && !st.Unfilled || st.Filled; m.Role == v1alpha1.RoleLearner && now != m.Filled && o.Phase == v1alpha1.VolumeReady {
 		_, err := h.modify(ctx, o.Name, func(o *v1alpha1.Volume) error {
 			m := o.Member(id.String())
-			if m == nil || m.Filled {
+			if m == nil || m.Role != v1alpha1.RoleLearner || m.Filled == now {
 				return authority.ErrUnchanged
 			}
-			m.Filled = true
+			m.Filled = now
 			return nil
 		})
 		return errors.Join(st.Err, err)

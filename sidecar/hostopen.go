@@ -107,7 +107,7 @@ func (g *peerGroup) Member() memberStatus {
 	if st.Witness != nil {
 		m.Kept = st.Witness.Bytes
 	}
-	m.Filled, m.WentAlone = g.Filled(), g.WentAlone()
+	m.Filled, m.Unfilled, m.WentAlone = g.Filled(), g.Unfilled(), g.WentAlone()
 	m.Missing = g.FillStatus().AbsentBytes
 	return m
 }

@@ -54,7 +54,7 @@ func (g *Group) catcher() {
 			if err == nil {
 				break
 			}
-			if p.ctx.Err() == nil && !errors.Is(err, errNoLeader) && !errors.Is(err, errUnapplied) {
+			if p.ctx.Err() == nil && !errors.Is(err, errNoLeader) && !errors.Is(err, errUnapplied) && !errors.Is(err, errCounts) {
 				g.cfg.Logger.Warn("this replica is not caught up yet; it is tried again", "err", err)
 			}
 			select {
@@ -67,8 +67,19 @@ func (g *Group) catcher() {
 
 var errNoLeader = errors.New("nobody leads the group")
 
-// catchUp fetches and installs the leader's state.
+// catchUp brings this replica to where the leader is.
 func (g *Group) catchUp(ctx context.Context) error {
+	err := g.catchUpOnce(ctx)
+	if err == nil {
+		g.mu.Lock()
+		g.peers.copying = false
+		g.mu.Unlock()
+	}
+	return err
+}
+
+// catchUpOnce fetches and installs the leader's state.
+func (g *Group) catchUpOnce(ctx context.Context) error {
 	p := g.peers
 	g.mu.Lock()
 	leader, _ := p.core.Leader()
@@ -91,6 +102,9 @@ func (g *Group) catchUp(ctx context.Context) error {
 	}
 	if g.byLog(ctx, leader) {
 		return nil
+	}
+	if g.countsAsFilled() {
+		return errCounts
 	}
 	start := time.Now()
 	r, err := p.cfg.Fetch(ctx, leader, []byte{bulkState})
@@ -131,6 +145,32 @@ func (g *Group) catchUp(ctx context.Context) error {
 	}
 	g.cfg.Logger.Info("caught up with the group by a copy of its state", "from", fmt.Sprintf("%016x", leader), "index", in.Position().Index, "bytes", content.bytes, "took", time.Since(start))
 	return nil
+}
+
+// errCounts: what this learner has was enough to become a voter, and a copy of the state may have less: first the object must say so.
+var errCounts = errors.New("the object says that this replica has everything")
+
+// countsAsFilled tells whether the object has this replica for a learner that is filled. It may be made a voter any time then, which it must not
+// be without its content. Unfilled has the object changed.
+func (g *Group) countsAsFilled() bool {
+	p, self := g.peers, uint64(g.key().replica)
+	counts := p.cfg.Members != nil && slices.ContainsFunc(p.cfg.Members(), func(m Member) bool { return m.ID == self && m.Role == Learner && m.Filled })
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	p.copying = true
+	return counts
+}
+
+// Unfilled tells whether this replica has, or is about to have, less than it has said that it has: the object must not call it filled.
+func (g *Group) Unfilled() bool {
+	if g.peers == nil || g.witness() {
+		return false
+	}
+	g.mu.Lock()
+	waits := g.peers.copying || g.hollow.Load()
+	g.mu.Unlock()
+	s := g.Store()
+	return waits || s != nil && !s.Complete()
 }
 
 // counted is a reader that knows how much came.

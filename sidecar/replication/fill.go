@@ -312,5 +312,5 @@ func (g *Group) Filled() bool {
 		return false
 	}
 	of := g.peers.core.Status()
-	return !g.hollow.Load() && g.failed == nil && of.Known && g.applied > 0 && uint64(g.applied)+near >= of.Target
+	return !g.hollow.Load() && !g.peers.copying && g.failed == nil && of.Known && g.applied > 0 && uint64(g.applied)+near >= of.Target
 }

@@ -43,7 +43,12 @@ func (g *Group) review() {
 		g.announce()
 		return
 	}
-	changes := nextChange(g.covered(want, &s), s.Voters, s.Learners, p.copies(), uint64(g.applied), func(id uint64) uint64 { return s.Peers[id].Match })
+	changes := nextChange(g.covered(want, &s), s.Voters, s.Learners, p.copies(), uint64(g.applied), func(id uint64) uint64 {
+		if s.Peers[id].Lagging { // a copy of the state takes the place of what it has
+			return 0
+		}
+		return s.Peers[id].Match
+	})
 	if len(changes) == 0 {
 		changes = g.givenUp(want, &s)
 	}

@@ -98,6 +98,7 @@ type peers struct {
 	parts         []part              // of the commit that is under way
 	waiters       []*waiter           // in Wait
 	room          room
+	copying       bool                       // a copy of the state is to be fetched, or being installed
 	heads         []byte                     // scratch of writeEntries
 	unsent        []uint64                   // peers that something was sent to since flush
 	users         int                        // of the store, so far

@@ -31,7 +31,7 @@ func (s *sim) rotSoon() {
 	}
 	s.after(s.between(500*time.Millisecond, 2*time.Second), s.rotSoon)
 	s.mu.Lock()
-	may := !s.plan.changes || s.settled() && s.object.copies > 1 // others must be there to heal it
+	may := !s.plan.changes && !s.plan.witness || s.settled() && s.object.copies > 1 // others must be there to heal it
 	s.mu.Unlock()
 	if !may {
 		return

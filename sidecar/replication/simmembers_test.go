@@ -159,16 +159,22 @@ func (s *sim) membersSoon() {
 			s.note("node %d is no member any more", n.id)
 			s.lose(n)
 		}
-		if i < 0 || l == nil || !l.opened.Load() || l.closing.Load() || l.applying.Load() || named[i].Role != Learner || named[i].Filled || !l.group.Filled() {
+		if i < 0 || l == nil || !l.opened.Load() || l.closing.Load() || l.applying.Load() || named[i].Role != Learner {
+			continue
+		}
+		filled := named[i].Filled && !l.group.Unfilled() || l.group.Filled()
+		if filled == named[i].Filled {
 			continue
 		}
 		s.mu.Lock()
 		for k := range s.object.members {
 			if s.object.members[k].ID == n.id {
-				s.object.members[k].Filled = true
+				s.object.members[k].Filled = filled
 			}
 		}
 		s.mu.Unlock()
-		s.note("node %d is filled", n.id)
+		if s.note("node %d is filled: %v", n.id, filled); !filled {
+			s.work["learners that were filled, and are not"]++
+		}
 	}
 }
