@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"path/filepath"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"github.com/remora-storage/remora/cachefs/meta"
 	"github.com/remora-storage/remora/cachefs/record"
 	"github.com/remora-storage/remora/disk"
+	"github.com/remora-storage/remora/sidecar/replication"
 	"github.com/remora-storage/remora/sidecar/replication/check"
 	"github.com/remora-storage/remora/sidecar/replication/diskdir"
 )
@@ -181,4 +183,43 @@ func TestCheckTrio(t *testing.T) {
 		}
 		digests[r.Replicas[0].Index] = r.Replicas[0].Digest
 	}
+}
+
+// TestACopyWaitsForTheObject: a learner that the object calls filled, and that needs a copy of the state, which may have less, takes none before
+// the object has that back: it could be made a voter meanwhile.
+func TestACopyWaitsForTheObject(t *testing.T) {
+	c := newTrio(t)
+	c.log = 32 << 10
+	for id := range uint64(3) {
+		c.object = append(c.object, replication.Member{ID: id + 1, Role: replication.Voter})
+	}
+	for _, m := range c.object {
+		c.add(m.ID, []uint64{1, 2, 3})
+	}
+	n := c.nodes[1]
+	n.own(true)
+	n.file("first", 300_000)
+	c.mu.Lock()
+	c.object = append(c.object, replication.Member{ID: 4, Role: replication.Learner})
+	c.mu.Unlock()
+	o := c.add(4, nil)
+	require.Eventually(t, func() bool { return o.group.Filled() && !o.group.Unfilled() }, time.Minute, 5*time.Millisecond)
+	says := func(filled bool) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.filled[4] = filled
+	}
+	says(true)
+	o.stop()
+	for i := range 40 {
+		n.file(fmt.Sprintf("away-%d", i), 100_000)
+	}
+	o.start(nil)
+	require.Eventually(t, func() bool { return o.group.Unfilled() }, time.Minute, time.Millisecond)
+	require.False(t, o.group.Status().Replaced, "it has taken a copy although the object calls it filled")
+	require.False(t, o.group.Filled())
+	says(false)
+	require.Eventually(t, func() bool { return o.group.Filled() && !o.group.Unfilled() }, time.Minute, 5*time.Millisecond)
+	require.True(t, o.group.Status().Replaced, "the log was enough: this shows nothing")
+	c.agree()
 }
