@@ -407,7 +407,7 @@ func (s *sim) look() {
 		if l == nil {
 			continue
 		}
-		if n.damaged.Load() && l.opened.Load() && l.group.replacedBy() {
+		if n.damaged.Load() && l.opened.Load() && !l.dead.Load() && l.group.replacedBy() { // the dead go on in memory
 			n.damaged.Store(false)
 			s.worked("damaged metadata replaced", 1)
 		}
