@@ -39,7 +39,7 @@ func (g *Group) review() {
 		return
 	}
 	want := p.cfg.Members()
-	if untold(want, s.Voters) {
+	if untold(want, s.Voters, s.Learners) {
 		g.announce()
 		return
 	}
@@ -142,10 +142,11 @@ func (g *Group) followOwner(s *consensus.Status) {
 }
 
 // untold tells whether the Volume object has not heard yet of a change that is done.
-func untold(want []Member, voters []uint64) bool {
+func untold(want []Member, voters, learners []uint64) bool {
 	return slices.ContainsFunc(want, func(m Member) bool {
 		votes := slices.Contains(voters, m.ID)
-		return m.Role == Learner && votes || m.Role != Learner && !votes
+		leaves := m.Role == Leaving && slices.Contains(learners, m.ID) // a witness that had given up its vote when it was told to leave
+		return m.Role == Learner && votes || m.Role != Learner && !votes && !leaves
 	})
 }
 
@@ -159,7 +160,7 @@ func (p *peers) copies() int {
 // near is how many entries a learner may lack when it becomes a voter.
 const near = 256
 
-// nextChange decides what to change, in this order: learners that the object does not name go; learners that it names come; a learner that
+// nextChange decides what to change, in this order: learners that the object does not name, or that are leaving, go; learners that it names come; a learner that
 // is filled becomes a voter, in the place of one that is leaving where there are enough voters; those that are leaving go without a substitute where
 // there are too many. A voter that the object does not name is leaving: it was given up before the object heard that it had become one.
 func nextChange(want []Member, voters, learners []uint64, copies int, applied uint64, match func(uint64) uint64) []*pb.ConfChangeSingle {
@@ -173,7 +174,7 @@ func nextChange(want []Member, voters, learners []uint64, copies int, applied ui
 		return nil // the object could not be read
 	}
 	for _, id := range learners {
-		if find(id) == nil {
+		if m := find(id); m == nil || m.Role == Leaving {
 			return []*pb.ConfChangeSingle{single(pb.ConfChangeRemoveNode, id)}
 		}
 	}

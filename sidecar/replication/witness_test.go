@@ -287,6 +287,7 @@ func TestNextChangeWithWitness(t *testing.T) {
 		{"no replica for a witness", []replication.Member{voter(1), voter(2), witness(leaving(3)), filled(4)}, []uint64{1, 2, 3}, []uint64{4}, ""},
 		{"both at once", []replication.Member{leaving(1), voter(2), witness(leaving(3)), filled(4), witness(filled(5))}, []uint64{1, 2, 3}, []uint64{4, 5}, "+4 -1"},
 		{"a witness alone does not vote", []replication.Member{voter(1), witness(filled(3))}, []uint64{1}, []uint64{3}, ""},
+		{"one that has no vote and leaves, goes", []replication.Member{voter(1), witness(leaving(3)), witness(filled(4)), filled(5)}, []uint64{1}, []uint64{3, 4}, "-3"},
 		{"with a second copy it does", []replication.Member{voter(1), witness(filled(3)), filled(4)}, []uint64{1}, []uint64{3, 4}, "+3 +4"},
 		{"one witness is enough", []replication.Member{voter(1), witness(voter(3)), witness(filled(4))}, []uint64{1, 3}, []uint64{4}, ""},
 	} {

@@ -56,7 +56,8 @@ type Core struct {
 	leader     uint64
 	term       uint64
 	leads      bool
-	heard      heard // of a leader
+	heard      heard             // of a leader
+	asked      map[uint64]uint64 // last index of a peer that asked for a vote
 
 	tail     record.Acceptance // where this replica leads: of its whole log
 	proposer uint64            // whose records it took last, since it was started
@@ -85,7 +86,7 @@ type membership struct {
 // New starts a replica. It is a follower until Raft says otherwise.
 func New(cfg Config) (*Core, error) {
 	c := &Core{id: cfg.ID, acceptance: cfg.Acceptance, delivered: cfg.Index, ignore: cfg.Ignore, witness: cfg.Witness, members: []membership{{cfg.Index, cfg.Members}},
-		history: cfg.Terms, held: map[uint64]Message{}, owners: map[uint64]uint64{}}
+		history: cfg.Terms, held: map[uint64]Message{}, owners: map[uint64]uint64{}, asked: map[uint64]uint64{}}
 	c.log = memory{initial: cfg.Members, base: cfg.Index, term: cfg.Term, entries: cfg.Entries, snapshot: c.snapshot}
 	hard := cfg.Hard
 	hard.Commit = min(max(hard.Commit, cfg.Index), c.log.last())

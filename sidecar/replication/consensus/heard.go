@@ -5,6 +5,7 @@ import (
 
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 )
 
 // A replica knows of the commit index only as far as its log reaches. So one that comes back, and has applied all that it has, would take
@@ -15,14 +16,27 @@ type heard struct{ from, term, commit uint64 }
 
 const commitBytes = 8
 
-// tell adds the commit index to a heartbeat.
+// tell adds the commit index to a heartbeat; and to a refusal of a vote where this replica knows the log to be committed that the other one
+// has, with the term there.
+//
+// Without that a group may stand still for ever: a leader that has left takes no part any more as soon as it knows so. If nobody else does, they
+// need its vote by the old members, which it refuses where its log is longer, and it does not ask for theirs.
 func (c *Core) tell(m *pb.Message) {
-	if m.GetType() == pb.MsgHeartbeat && len(m.Context) == 0 {
-		m.Context = binary.LittleEndian.AppendUint64(make([]byte, 0, commitBytes), c.raw.BasicStatus().HardState.GetCommit())
+	le := binary.LittleEndian
+	switch m.GetType() {
+	case pb.MsgHeartbeat:
+		if len(m.Context) == 0 {
+			m.Context = le.AppendUint64(make([]byte, 0, commitBytes), c.raw.BasicStatus().HardState.GetCommit())
+		}
+	case pb.MsgVoteResp, pb.MsgPreVoteResp:
+		index := min(c.delivered, c.asked[m.GetTo()])
+		if term, err := c.log.Term(index); m.GetReject() && err == nil && len(m.Context) == 0 {
+			m.Context = le.AppendUint64(le.AppendUint64(make([]byte, 0, 2*commitBytes), index), term)
+		}
 	}
 }
 
-// hear takes what a leader says, and takes it off where it is not Raft's.
+// hear takes what others say, and takes it off where it is not Raft's.
 func (c *Core) hear(m *pb.Message) {
 	commit := m.GetCommit()
 	switch m.GetType() {
@@ -31,6 +45,16 @@ func (c *Core) hear(m *pb.Message) {
 		if len(m.Context) == commitBytes {
 			commit, m.Context = binary.LittleEndian.Uint64(m.Context), nil
 		}
+	case pb.MsgVote, pb.MsgPreVote:
+		c.asked[m.GetFrom()] = m.GetIndex()
+		return
+	case pb.MsgVoteResp, pb.MsgPreVoteResp:
+		if len(m.Context) == 2*commitBytes {
+			index, term := binary.LittleEndian.Uint64(m.Context), binary.LittleEndian.Uint64(m.Context[commitBytes:])
+			m.Context = nil
+			c.believe(m.GetFrom(), index, term)
+		}
+		return
 	default:
 		return
 	}
@@ -40,6 +64,18 @@ func (c *Core) hear(m *pb.Message) {
 	case m.GetTerm() == h.term:
 		h.commit = max(h.commit, commit)
 	}
+}
+
+// believe takes the word of a peer that an index with this term is committed. Two logs that have the same term at an index are alike up to it.
+func (c *Core) believe(from, index, term uint64) {
+	s := c.raw.BasicStatus()
+	have, err := c.log.Term(index)
+	if s.Lead != raft.None || index <= s.HardState.GetCommit() || err != nil || have != term {
+		return
+	}
+	// As a leader would say it. Raft takes the peer for one then, and is told that it is none.
+	_ = c.raw.Step(&pb.Message{Type: pb.MsgHeartbeat.Enum(), To: proto.Uint64(c.id), From: proto.Uint64(from), Term: s.HardState.Term, Commit: proto.Uint64(index)})
+	_ = c.raw.ForgetLeader()
 }
 
 // target is what the present leader has committed, as far as it has said so; false if it has not said anything yet.

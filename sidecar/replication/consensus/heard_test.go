@@ -1,11 +1,13 @@
 package consensus
 
 import (
+	"encoding/binary"
 	"log/slog"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 )
 
 // TestWhoWasAwayKnowsWhatItLacks: a replica that comes back knows from the first word of its leader that it is behind, however much of its
@@ -93,4 +95,34 @@ func (c *cluster) deliverOnce() {
 		_ = c.cores[m.To].Step(m)
 		c.ready(m.To)
 	}
+}
+
+// TestARefusalTellsWhatIsCommitted: who asks for a vote, and is refused, learns which part of its log is committed; of another log, nothing.
+func TestARefusalTellsWhatIsCommitted(t *testing.T) {
+	c := leading(t)
+	c.append(0, 10)
+	c.settle()
+	asks := c.cores[2]
+	at, _ := c.cores[1].Delivered()
+	require.Less(t, asks.delivered, at, "it knows that all is committed: this shows nothing")
+	term := c.cores[1].term
+	require.NoError(t, asks.raw.ForgetLeader())
+	c.ready(2)
+	refuses := &Core{raw: c.cores[1].raw, delivered: at, log: c.cores[1].log, asked: map[uint64]uint64{}}
+	refuses.hear(&pb.Message{Type: pb.MsgPreVote.Enum(), From: proto.Uint64(2), Index: proto.Uint64(at + 7)})
+	answer := func(add uint64) *pb.Message {
+		m := &pb.Message{Type: pb.MsgPreVoteResp.Enum(), From: proto.Uint64(1), To: proto.Uint64(2), Term: proto.Uint64(term), Reject: proto.Bool(true)}
+		refuses.tell(m)
+		require.Len(t, m.Context, 16)
+		binary.LittleEndian.PutUint64(m.Context[8:], binary.LittleEndian.Uint64(m.Context[8:])+add)
+		return m
+	}
+	require.NoError(t, asks.Step(Message{From: 1, To: 2, Raft: answer(1)}))
+	c.ready(2)
+	require.Less(t, asks.delivered, at, "the log has another term there")
+	require.NoError(t, asks.Step(Message{From: 1, To: 2, Raft: answer(0)}))
+	c.ready(2)
+	require.Equal(t, at, asks.delivered)
+	leader, _ := asks.Leader()
+	require.Zero(t, leader, "who refuses a vote does not lead")
 }
