@@ -98,7 +98,7 @@ func (g *Group) catchUpOnce(ctx context.Context) error {
 		return g.position(ctx, leader)
 	}
 	if p.isWitness(leader) { // it hands on soon
-		return errNoLeader
+		return g.founders(ctx, leader)
 	}
 	if g.byLog(ctx, leader) {
 		return nil

@@ -159,6 +159,8 @@ func (s *sim) spare(n *simNode, named []Member) bool {
 		switch x := s.node(m.ID); {
 		case x.gone || x.away:
 			return false
+		case x.alone(n.id):
+			return false
 		case x == n || m.Role == Learner && !m.Filled:
 		case !x.whole():
 			return false
@@ -167,6 +169,16 @@ func (s *sim) spare(n *simNode, named []Member) bool {
 		}
 	}
 	return others > 1 && voters != 2 // two can spare nobody
+}
+
+// alone tells whether a node knows of a change after which another one is the only voter: the object may not have heard of it yet.
+func (n *simNode) alone(id uint64) bool {
+	l := n.life
+	if l == nil || !l.opened.Load() || l.alone {
+		return false
+	}
+	of := l.group.Status().Group
+	return of != nil && len(of.Voters) == 1 && of.Voters[0] == id
 }
 
 // lostInTheMiddle loses a node with its disk while members change: a learner that is none but a learner; or another, if it can be spared.

@@ -355,6 +355,28 @@ func (g *Group) takePosition(state consensus.State) error {
 	return nil
 }
 
+// founders has a founder that has nothing take over from a witness, whose log goes back to the beginning, who the founders are: what it has come
+// to then the log brings. Nobody else can be asked where the other one with content is lost.
+func (g *Group) founders(ctx context.Context, witness uint64) error {
+	g.mu.Lock()
+	knows := !g.peers.memberless()
+	g.mu.Unlock()
+	if knows {
+		return errNoLeader
+	}
+	r, err := g.peers.cfg.Fetch(ctx, witness, []byte{bulkPosition})
+	if err != nil {
+		return errNoLeader
+	}
+	defer r.Close()
+	state, err := readStateHeader(r)
+	b := make([]byte, 8)
+	if _, readErr := io.ReadFull(r, b); err != nil || readErr != nil || binary.LittleEndian.Uint64(b) != 0 {
+		return errNoLeader
+	}
+	return g.found(state.Members)
+}
+
 // sendPosition answers bulkPosition.
 func (g *Group) sendPosition(w io.Writer) error {
 	g.mu.Lock()
@@ -362,7 +384,13 @@ func (g *Group) sendPosition(w io.Writer) error {
 	index, acceptance := core.Delivered()
 	term, members, err := core.At(index)
 	state := consensus.State{Index: index, Term: term, Terms: core.Terms(index), Members: members}
-	stop := g.failed != nil || g.closing || g.witness()
+	stop := g.failed != nil || g.closing
+	if g.witness() { // only to founders that have nothing: what follows is in its log
+		index, acceptance = 0, record.Acceptance{}
+		stop = stop || core.Base() > 0
+		term, members, err = core.At(0)
+		state = consensus.State{Members: members}
+	}
 	g.mu.Unlock()
 	if stop || err != nil || len(members.GetVoters()) == 0 {
 		return errors.Join(errNotHere, err)

@@ -376,6 +376,7 @@ func (c *Core) Wrote(w Write) []Message {
 		if m.GetTo() == c.id {
 			_ = c.raw.Step(m) // of a term that is over: means nothing any more
 		} else {
+			c.tell(m)
 			send = append(send, Message{To: m.GetTo(), From: c.id, Raft: m})
 		}
 	}

@@ -240,7 +240,7 @@ func (d *Dir) Replicas() ([]ReplicaInfo, error) {
 		if err != nil {
 			continue
 		}
-		r, err := d.OpenReplica(id)
+		r, err := d.readReplica(id)
 		if err != nil {
 			continue // a crash while it was made, or damage: whoever needs it by its ID gets the error
 		}
@@ -297,8 +297,21 @@ func (d *Dir) CreateReplica(info ReplicaInfo) (*Replica, error) {
 	return r, nil
 }
 
-// OpenReplica opens a replica by its ID.
+// OpenReplica opens a replica by its ID. What its superblock says is durable then: who wrote it may have been killed before it was, and what
+// follows relies on it.
 func (d *Dir) OpenReplica(id ID) (*Replica, error) {
+	r, err := d.readReplica(id)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(r.block.harden(d.fs), disk.SyncDir(d.fs, filepath.Dir(r.path))); err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	return r, nil
+}
+
+// readReplica is OpenReplica for who only looks.
+func (d *Dir) readReplica(id ID) (*Replica, error) {
 	r := &Replica{path: d.ReplicaPath(id)}
 	var err error
 	if r.block, err = openSuper(d.fs, r.path, replicaMagic, &r.super); err != nil {
@@ -307,9 +320,6 @@ func (d *Dir) OpenReplica(id ID) (*Replica, error) {
 	if r.super.Replica != id || r.super.DiskID != d.super.DiskID {
 		return nil, errors.Join(&NotOursError{r.path, fmt.Sprintf("is a copy of replica %v of disk %s: a replica cannot be copied, a new one is filled by its peers",
 			r.super.Replica, r.super.DiskID), false}, r.Close())
-	}
-	if err := disk.SyncDir(d.fs, filepath.Dir(r.path)); err != nil { // who made it may have died before it did
-		return nil, errors.Join(err, r.Close())
 	}
 	return r, nil
 }
