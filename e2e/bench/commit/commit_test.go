@@ -34,6 +34,7 @@ var (
 	length = flag.Duration("for", 100*time.Millisecond, "of each measurement")
 	only   = flag.String("only", "", "one of the names in the log; empty: all")
 	depths = flag.String("depths", "1,16", "how many write at a time, with commas")
+	count  = flag.Bool("instructions", false, "count instructions, of what is no bare log: that makes it slower")
 	peers  = flag.String("peers", "disk", "where the other two replicas are: disk, or tmpfs (as if each had a disk of its own)")
 )
 
