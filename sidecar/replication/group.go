@@ -360,8 +360,12 @@ func (g *Group) Admit() error {
 	g.ease()
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	committed := int64(-1) // what was unaccepted when a commit was asked for: that wakes who waits here, and once for the same is enough
 	for g.stopped() == nil && !g.closing && !g.stalled() && (g.unaccepted > g.disk.cfg.MaxUnaccepted || g.unapplied > g.disk.cfg.MaxUnapplied || g.stuck()) {
-		g.disk.poke(true)
+		if committed != g.unaccepted {
+			committed = g.unaccepted
+			g.disk.poke(true)
+		}
 		done := g.hurry()
 		g.changed.Wait()
 		done()
