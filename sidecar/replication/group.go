@@ -378,6 +378,9 @@ func (g *Group) Admit() error {
 func (g *Group) Append(r *record.Record, span telemetry.SpanRef) error {
 	g.mu.Lock()
 	err := g.stopped()
+	if err == nil && g.closing { // the session has ended before: nobody should come
+		err = ErrClosed
+	}
 	if err != nil {
 		g.mu.Unlock()
 		return err
