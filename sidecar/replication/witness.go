@@ -388,7 +388,7 @@ func (g *Group) sendPosition(w io.Writer) error {
 	if g.witness() { // only to founders that have nothing: what follows is in its log
 		index, acceptance = 0, record.Acceptance{}
 		stop = stop || core.Base() > 0
-		term, members, err = core.At(0)
+		_, members, err = core.At(0)
 		state = consensus.State{Members: members}
 	}
 	g.mu.Unlock()
