@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/remora-storage/remora/cachefs/record"
@@ -93,117 +91,6 @@ type Group struct {
 	applying  sync.Mutex   // held while the store is in use by the apply loop, or being replaced; above mu
 }
 
-// OpenGroup opens the replica's store and applies the log to its end. It returns when the store is as new as the log and the
-// checkpoint that ends replay is durable.
-func (d *Disk) OpenGroup(cfg GroupConfig) (*Group, error) {
-	g := &Group{cfg: cfg, disk: d, placed: map[record.BlobID]journal.LSN{}}
-	g.changed, g.work = sync.NewCond(&g.mu), sync.NewCond(&g.mu)
-	if d.wasTaken(g.key()) {
-		return nil, ErrOpenedBefore
-	}
-	if cfg.Peers == nil && cfg.Replica.GroupState().Members != nil { // its checkpoints would forget who the members are, and its votes
-		return nil, ErrSeveral
-	}
-	g.lag = time.AfterFunc(time.Hour, g.applyDue)
-	var err error
-	if err = g.openState(); err != nil {
-		return nil, err
-	}
-	replay := g.replay
-	if cfg.Peers != nil {
-		replay = g.replayPeers
-	}
-	if err := replay(); err != nil {
-		d.forget(g)
-		return nil, errors.Join(g.distrust(err), g.closeStore())
-	}
-	if !d.cfg.Manual {
-		g.applier.Go(g.apply)
-	}
-	if g.peers != nil && cfg.Peers.Tick >= 0 {
-		g.applier.Go(g.run)
-		g.applier.Go(g.catcher)
-	}
-	if g.peers != nil && cfg.Peers.Tick >= 0 && !g.witness() {
-		g.applier.Go(g.filler)
-		g.applier.Go(g.scrubber)
-	}
-	return g, nil
-}
-
-func (g *Group) replay() error {
-	from := g.cfg.Replica.Checkpoint()
-	if err := g.checkJournal(); err != nil {
-		return err
-	}
-	h := g.disk.take(g)
-	g.core = core{last: from.Index, committed: from.Index, acceptance: from.Acceptance}
-	kept := g.disk.journal.End()
-	if h != nil {
-		bound, unbound, err := h.log(from, h.last, g.cfg.Keys)
-		if err != nil {
-			return err
-		}
-		if err := g.store.Adopt(entries(append(slices.Clone(bound), unbound...))); err != nil {
-			return fmt.Errorf("replay: %w", err)
-		}
-		for batch := range slices.Chunk(bound, applyBatch) {
-			if err := g.store.Apply(entries(batch)); err != nil {
-				return fmt.Errorf("replay: %w", err)
-			}
-		}
-		g.tellCommitted(bound)
-		g.core.last = max(from.Index, h.last)
-		g.recovered, g.hardAt = unbound, h.hardAt
-		for _, it := range unbound {
-			kept = min(kept, it.payload)
-		}
-	}
-	at, err := g.store.EndReplay()
-	if err != nil {
-		return err
-	}
-	g.mu.Lock()
-	g.core.committed, g.core.acceptance, g.applied = at.Index, at.Acceptance, at.Index
-	g.mu.Unlock()
-	return g.saveCheckpoint(at, kept)
-}
-
-// checkJournal refuses a journal that lacks what the last checkpoint left to it.
-func (g *Group) checkJournal() error {
-	from := journal.LSN(g.cfg.Replica.JournalFrom())
-	if start, end := g.disk.journal.Start(), g.disk.journal.End(); from != 0 && (from < start || from > end) {
-		return fmt.Errorf("%w: the replica needs the journal from %d on, and it has %d to %d", store.ErrDamaged, from, start, end)
-	}
-	return nil
-}
-
-func (d *Disk) wasTaken(key replicaKey) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.taken[key]
-}
-
-// take hands over what the journal has of a group's replica, and counts the group among those that need the journal.
-func (d *Disk) take(g *Group) *history {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	key := g.key()
-	h := d.found[key]
-	delete(d.found, key)
-	d.taken[key] = true
-	g.firstKept = d.journal.End()
-	if h != nil {
-		g.firstKept = h.start(g.firstKept)
-	}
-	if from, ok := d.closed[key]; ok {
-		g.firstKept = min(g.firstKept, from)
-	}
-	delete(d.closed, key)
-	d.groups = append(slices.Clone(d.groups), g)
-	return h
-}
-
 func (g *Group) key() replicaKey {
 	info := g.cfg.Replica.Info()
 	return replicaKey{info.Group, info.Replica}
@@ -244,63 +131,6 @@ func (g *Group) Acceptance() record.Acceptance {
 	return g.core.acceptance
 }
 
-// Recover proposes the payloads that an earlier owner process left unaccepted, unchanged and under their names, and returns how many there
-// were when they are applied, or known to be lost (LostAnswers).
-func (g *Group) Recover(ctx context.Context) (int, error) {
-	g.mu.Lock()
-	items := g.recovered
-	g.recovered = nil
-	for _, it := range items {
-		g.appendItem(it)
-	}
-	if g.peers != nil { // where the owner is, the leader had better be
-		if leader, _ := g.peers.core.Leader(); leader == 0 {
-			g.peers.core.Campaign()
-			g.process()
-		}
-	}
-	g.mu.Unlock()
-	err := g.settle(ctx)
-	if errors.Is(err, ErrFenced) { // an owner elsewhere has opened an epoch since: what is here never counts, and we may open the next
-		g.mu.Lock()
-		g.peers.fenced = nil
-		g.mu.Unlock()
-		err = nil
-	}
-	return len(items), err
-}
-
-// LostAnswers is how many records were answered here and can never be accepted, because another owner had taken over before they were. Their
-// programs hold answers that are not true any more: the session must end.
-func (g *Group) LostAnswers() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.peers == nil {
-		return 0
-	}
-	return g.peers.lost
-}
-
-// BeginEpoch appends the Owner record that opens an epoch and returns when it is applied.
-func (g *Group) BeginEpoch(ctx context.Context, owner *record.Record) error {
-	if err := learn(g.cfg.Keys, owner); err != nil {
-		return err
-	}
-	g.mu.Lock()
-	g.owner = owner.Name
-	g.mu.Unlock()
-	if err := g.Append(owner, telemetry.SpanRef{}); err != nil {
-		return err
-	}
-	if err := g.settle(ctx); err != nil {
-		return err
-	}
-	if a := g.Acceptance(); a.Epoch != owner.Name.Epoch {
-		return fmt.Errorf("epoch %d is refused: the log is at epoch %d", owner.Name.Epoch, a.Epoch)
-	}
-	return nil
-}
-
 // OnApplied names who is told which records the store has.
 func (g *Group) OnApplied(applied func([]*record.Record)) {
 	g.mu.Lock()
@@ -318,32 +148,6 @@ func (g *Group) appendItem(it item) {
 	}
 	g.peers.put(&it).own = true
 	g.peers.core.Append(consensus.Entry{Kind: it.rec.Kind, Name: it.rec.Name})
-}
-
-// settle returns when everything that was appended is applied, or ENOSPC when that waits for space on the disk.
-func (g *Group) settle(ctx context.Context) error {
-	g.disk.commit()
-	defer context.AfterFunc(ctx, g.changed.Broadcast)()
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	defer g.hurry()()
-	for g.stopped() == nil && ctx.Err() == nil && !g.settled() {
-		if g.stalled() {
-			return fmt.Errorf("apply the log: %w", syscall.ENOSPC)
-		}
-		g.changed.Wait()
-	}
-	return errors.Join(g.stopped(), ctx.Err())
-}
-
-// settled tells whether everything that was appended is applied. g.mu is held.
-func (g *Group) settled() bool {
-	if g.peers != nil {
-		if n, _ := g.peers.core.Unaccepted(); n > 0 {
-			return false
-		}
-	}
-	return g.applied >= g.core.last
 }
 
 // stopped is why the owner can go on no more. g.mu is held.

@@ -18,9 +18,6 @@ import (
 	"github.com/remora-storage/remora/telemetry"
 )
 
-// ErrFenced: another owner has opened a newer epoch. What this one answered and the group had not accepted is lost.
-var ErrFenced = errors.New("another owner has taken over the volume")
-
 // PeersConfig makes a group one of several replicas.
 type PeersConfig struct {
 	// Founders are the voters of a volume that is being made: a replica with an empty log starts with them. Nil: it is caught up by a leader.
@@ -60,12 +57,6 @@ const tableLogs = 4
 
 // tableBytes of payloads are as much as a replica takes that cannot write or apply them: more than an owner may have unaccepted.
 const tableBytes = tableLogs * logBytes
-
-// askTicks after nobody has fetched the state, those who were told to are told again.
-const askTicks = 100
-
-// patience is how many ticks a change may be unaccepted before new ones wait unanswered.
-const patience = 20
 
 // peers is what a group of several has beside one of one. Guarded by Group.mu.
 type peers struct {
@@ -186,131 +177,6 @@ func (p *peers) has(snap *pb.Message) bool {
 // was made without it. The leader's log does not say it either; a copy of the state does.
 func (p *peers) memberless() bool { return len(p.core.Members().GetVoters()) == 0 }
 
-// put keeps a record, and returns the one that the table has.
-func (p *peers) put(it *item) *item {
-	if old := p.table[it.rec.Name]; old != nil && !old.done {
-		return old
-	}
-	p.drop(it.rec.Name)
-	p.table[it.rec.Name] = it
-	p.bytes += it.weight()
-	p.kept += int64(it.raw)
-	return it
-}
-
-func (p *peers) drop(n record.Name) {
-	if it := p.table[n]; it != nil {
-		p.bytes -= it.weight()
-		p.kept -= int64(it.raw)
-		delete(p.table, n)
-	}
-}
-
-// newest is a record of a batch as the table has it; nil if that is another one's.
-func (p *peers) newest(it *item) *item {
-	if it.rec == nil {
-		return nil
-	}
-	if now := p.table[it.rec.Name]; now != nil && !now.done && now.index == it.index {
-		return now
-	}
-	return nil
-}
-
-// sweepTicks are between two looks for records that nobody needs.
-const sweepTicks = 100
-
-// sweep forgets records that are not in the log, and not this owner's to propose: they came with a message that Raft did not take, or with
-// one of an owner that is fenced, or their place in the log was given to others, or the state of a peer has brought what they change. Who
-// wants them in the log sends them again. Otherwise they would stay for ever, and the journal, too. g.mu is held.
-func (g *Group) sweep() {
-	p := g.peers
-	in := map[record.Name]bool{}
-	note := func(entries []*pb.Entry) {
-		for _, e := range entries {
-			if _, n, err := consensus.DecodeName(e.GetData()); err == nil {
-				in[n] = true
-			}
-		}
-	}
-	note(p.core.Entries())
-	for i := range p.backlog {
-		note(p.backlog[i].Entries)
-	}
-	for n, it := range p.table {
-		if !in[n] && !it.own {
-			p.drop(n)
-		}
-	}
-}
-
-// tick advances the group's clock.
-func (g *Group) tick() {
-	if g.peers.room.looks++; g.peers.room.looks%lookTicks == 1 {
-		g.lookForRoom()
-	}
-	g.mu.Lock()
-	defer g.unlock()
-	if g.failed != nil {
-		return
-	}
-	g.peers.core.Tick()
-	g.process()
-	g.peers.room.at[g.peers.ticks%roomTicks] = g.peers.room.taken
-	if g.peers.ticks++; g.peers.ticks%reviewTicks == 0 {
-		g.review()
-		if g.store != nil && g.store.Stopped() { // the apply loop finds out why
-			g.pressed = true
-			g.work.Signal()
-		}
-	}
-	if g.peers.ticks%sweepTicks == 0 {
-		g.sweep()
-	}
-	g.witnessTick()
-	if p := g.peers; p.serving == 0 && p.ticks-p.served >= askTicks {
-		p.served = p.ticks
-		p.core.AskAgain()
-		g.process()
-	}
-	if len(g.peers.pending) > 0 {
-		g.disk.poke(true)
-	}
-}
-
-// Gone says that the process that served a peer has ended, or that its connection was closed.
-func (g *Group) Gone(peer uint64) {
-	if g.peers == nil {
-		return
-	}
-	g.mu.Lock()
-	defer g.unlock()
-	if g.failed != nil || g.closing {
-		return
-	}
-	g.peers.core.Gone(peer)
-	g.process()
-}
-
-// run ticks, and catches up with a leader whose log does not reach back to ours.
-func (g *Group) run() {
-	p := g.peers
-	every := p.cfg.Tick
-	if every == 0 {
-		every = 50 * time.Millisecond
-	}
-	ticker := time.NewTicker(every)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-p.ctx.Done():
-			return
-		case <-ticker.C:
-			g.tick()
-		}
-	}
-}
-
 // process does what the core wants done: sends, writes to the journal, and queues what is committed. g.mu is held.
 func (g *Group) process() {
 	p := g.peers
@@ -334,27 +200,6 @@ func (g *Group) process() {
 		g.fence()
 	}
 	g.changed.Broadcast()
-}
-
-// usurped tells that the owner here is not the newest any more. g.mu is held.
-func (g *Group) usurped() bool {
-	return g.peers != nil && g.owner.Epoch != 0 && g.core.acceptance.Epoch > g.owner.Epoch
-}
-
-// fence ends our ownership: another owner's epoch was accepted. g.mu is held.
-func (g *Group) fence() {
-	p := g.peers
-	p.fenced = ErrFenced
-	g.wakeAll()
-	p.lost += p.core.Drop()
-	for _, it := range p.table {
-		if it.own {
-			it.own = false
-			g.unaccepted -= it.size()
-			g.unapplied -= it.size()
-		}
-	}
-	g.cfg.Logger.Error("another owner has taken over: what was answered here and not accepted is lost", "records", p.lost)
 }
 
 // writeBacklog puts writes into the journal, in order, and tells whether that gave the core something to do. g.mu is held.
@@ -385,31 +230,6 @@ func (g *Group) writeBacklog() (again bool) {
 	}
 	p.backlog, g.noSpace = nil, nil
 	return again
-}
-
-// bound notes which index has put content into the arena alone.
-func (g *Group) bound(it *item) {
-	g.guards.Lock()
-	defer g.guards.Unlock()
-	for _, pl := range it.placed {
-		g.peers.placedAt[it.rec.Ops[pl.Op].Blob] = uint64(it.index)
-	}
-}
-
-// committed notes that the journal has a commit index durably.
-func (g *Group) committed(index uint64) {
-	g.guards.Lock()
-	defer g.guards.Unlock()
-	p := g.peers
-	if index <= p.durableCommit {
-		return
-	}
-	p.durableCommit = index
-	for blob, at := range p.placedAt {
-		if at <= index {
-			delete(p.placedAt, blob)
-		}
-	}
 }
 
 // takeCommitted leaves what is committed to the apply loop. g.mu is held.
@@ -501,98 +321,4 @@ func (g *Group) durable(lsn journal.LSN, start, end int64) {
 	if n > 0 {
 		g.process()
 	}
-}
-
-// applied forgets what no peer needs any more. g.mu is held.
-func (g *Group) forgetApplied(items []item) {
-	p := g.peers
-	for i := range items {
-		delete(p.at, uint64(items[i].index))
-		if r := items[i].rec; r != nil {
-			if it := p.table[r.Name]; it != nil && it.index <= items[i].index {
-				it.done = true
-			}
-		}
-	}
-	if p.bytes > tableLogs*p.cfg.LogBytes {
-		g.forgetAll()
-		return
-	}
-	most := len(p.core.Entries())
-	if p.bytes > p.cfg.LogBytes {
-		most /= 2
-	}
-	g.forgetLog(func() { p.core.Compact(uint64(g.applied), most) })
-}
-
-// forgetAll forgets what is applied, whoever lacks it, and returns how many bytes are left in the table. Where it stayed, a group of which
-// one replica is being caught up would come to a table that takes nothing more; so nothing would be applied, and nothing ever forgotten.
-// g.mu is held.
-func (g *Group) forgetAll() int64 {
-	if g.witness() { // what it forgets is up to the others: truncate
-		return g.peers.bytes
-	}
-	g.forgetLog(func() { g.peers.core.Forget(uint64(g.applied)) })
-	return g.peers.bytes
-}
-
-// forgetLog forgets the records of what compact takes out of the log in memory. g.mu is held.
-func (g *Group) forgetLog(compact func()) {
-	p := g.peers
-	base, entries := p.core.Base(), p.core.Entries()
-	compact()
-	for _, e := range entries[:p.core.Base()-base] {
-		if _, n, err := consensus.DecodeName(e.GetData()); err == nil {
-			if it := p.table[n]; it != nil && it.done && uint64(it.index) <= p.core.Base() {
-				p.drop(n)
-			}
-		}
-	}
-}
-
-// needs is from where on the journal is needed. g.mu is held.
-func (p *peers) needs(kept journal.LSN) journal.LSN {
-	for _, lsn := range p.at {
-		kept = min(kept, lsn)
-	}
-	for _, it := range p.table {
-		if it.payload != 0 && !it.done {
-			kept = min(kept, it.payload)
-		}
-	}
-	return kept
-}
-
-// needs is from where on the journal is needed, for the group and for what an owner that died here has left. g.mu is held.
-func (g *Group) needs(kept journal.LSN) journal.LSN {
-	kept = g.peers.needs(kept)
-	for i := range g.recovered {
-		kept = min(kept, g.recovered[i].payload)
-	}
-	return kept
-}
-
-// giveUpRecovered lets go of what an owner that died here has left and what is accepted, or never will be, because another one has taken over.
-// Nobody may ever own the volume here again, and the journal would be kept for it. g.mu is held.
-func (g *Group) giveUpRecovered(a record.Acceptance) {
-	if len(g.recovered) == 0 {
-		return
-	}
-	g.recovered = slices.DeleteFunc(g.recovered, func(it item) bool {
-		n := it.rec.Name
-		if n.Epoch < a.Epoch {
-			g.peers.lost++
-			return true
-		}
-		return n.Epoch == a.Epoch && n.Incarnation == a.Incarnation && n.Seq <= a.Last
-	})
-}
-
-// stuck tells that the group makes no progress: new changes wait. g.mu is held.
-func (g *Group) stuck() bool {
-	if g.peers == nil {
-		return false
-	}
-	_, still := g.peers.core.Unaccepted()
-	return still >= patience
 }

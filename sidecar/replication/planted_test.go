@@ -35,14 +35,14 @@ func TestPlantedBugs(t *testing.T) {
 		{"fsync is acknowledged before the journal is synced", points, []edit{
 			{core + "disk.go", "\tlsn, err := d.sync()\n", "\tlsn, err := d.journal.End(), error(nil)\n\tgo d.sync()\n"}}},
 		{"recovery starts from the store's index, not from the checkpoint", points, []edit{
-			{core + "group.go", "\tfrom := g.cfg.Replica.Checkpoint()\n\tif err := g.checkJournal", "\tfrom := g.store.Position()\n\tif err := g.checkJournal"},
+			{core + "opengroup.go", "\tfrom := g.cfg.Replica.Checkpoint()\n\tif err := g.checkJournal", "\tfrom := g.store.Position()\n\tif err := g.checkJournal"},
 			{store + "store.go", "\ts.position = s.cfg.Checkpoint\n\tif b, ok, err = s.Get(answersKey)", "\ts.position.Index = s.opened\n\tif b, ok, err = s.Get(answersKey)"}}},
 		{"a damaged acknowledged record is cut off like a torn tail", points, []edit{
 			{journal + "witness.go", "\tif w.witness <= at {\n", "\tif true {\n"}}},
 		{"the checkpoint is saved before the metadata is flushed", points, []edit{
 			{store + "apply.go", "\tcase <-flushed:\n", "\tcase <-flushed:\n\tdefault:\n"}}},
 		{"a checkpoint gives back journal whose records are not applied yet", points, []edit{
-			{core + "apply.go", "[][]item{g.queue, g.core.bound, g.core.unbound, g.recovered}", "[][]item{g.core.bound, g.core.unbound, g.recovered}"}}},
+			{core + "checkpoint.go", "[][]item{g.queue, g.core.bound, g.core.unbound, g.recovered}", "[][]item{g.core.bound, g.core.unbound, g.recovered}"}}},
 		{"a freed slot is reused before the checkpoint", rot, []edit{
 			{store + "apply.go", "s.arena.freed = append(s.arena.freed, freed{at: at, slot: b.slot, count: record.ChunkBlocks})", "s.arena.release(b.slot)"}}},
 		{"the journal is not hardened after the death of the process", points, []edit{

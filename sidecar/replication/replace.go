@@ -12,7 +12,7 @@ import (
 )
 
 // A replica whose metadata is damaged (store.ErrDamaged) has still its journal: what it has voted for and acknowledged is there, and so is what
-// its owner had answered. It keeps its place in the group, and its state is replaced by a peer's (catchup.go): the superblock says Installing,
+// its owner had answered. It keeps its place in the group, and its state is replaced by a peer's (catchup.go, install.go): the superblock says Installing,
 // and whoever opens the replica finds it hollow. Where the journal or the superblock is what is damaged, the replica is none any more, and
 // only a new one, with another ID, may take its place: that is up to the Volume object (package sidecar).
 

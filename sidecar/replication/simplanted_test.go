@@ -22,14 +22,14 @@ func TestPlantedInGroups(t *testing.T) {
 			{core + "wait.go", "\tdefault:\n\t\tdone = false\n", "\tdefault:\n\t\tdone = tried\n"}}},
 		{"an fsync takes another owner's record for its own", []edit{
 			{core + "group.go", " && (g.peers == nil || a.Epoch == g.owner.Epoch && a.Incarnation == g.owner.Incarnation)\n", "\n"},
-			{core + "peers.go", unfenced, "\treturn false\n"},
+			{core + "fence.go", unfenced, "\treturn false\n"},
 			{consensus + "stream.go", "\t\tc.stream.old = true // its owner", "\t\t_ = a // its owner"}}},
 		{"records are applied before they are committed", []edit{
 			{consensus + "core.go", "\tout.Writes = append(out.Writes, w)\n",
 				"\tout.Writes = append(out.Writes, w)\n\tc.commit(&pb.Message{Entries: w.Entries}, out)\n"},
 			{consensus + "core.go", "\t\tdone := Committed{Index: e.GetIndex(), Term: e.GetTerm()}\n",
 				"\t\tif e.GetIndex() != c.delivered+1 {\n\t\t\tcontinue\n\t\t}\n\t\tdone := Committed{Index: e.GetIndex(), Term: e.GetTerm()}\n"},
-			{consensus + "core.go", "func (c *Core) compact(upTo uint64) {\n", "func (c *Core) compact(upTo uint64) {\n\tupTo = min(upTo, c.raw.BasicStatus().Applied)\n"}}},
+			{consensus + "retain.go", "func (c *Core) compact(upTo uint64) {\n", "func (c *Core) compact(upTo uint64) {\n\tupTo = min(upTo, c.raw.BasicStatus().Applied)\n"}}},
 		{"the journal is not synced", []edit{
 			{core + "disk.go", "\tlsn, err := d.sync()\n", "\tlsn, err := d.journal.End(), error(nil)\n"}}},
 		{"a follower answers before its journal is synced", []edit{
@@ -55,9 +55,9 @@ func TestPlantedInGroups(t *testing.T) {
 		{"the hard state is not written", []edit{
 			{core + "entries.go", "\tif w.Hard != nil {\n", "\tif false {\n"}}},
 		{"a checkpoint gives back journal that the log needs", []edit{
-			{core + "apply.go", "\t\tkept = g.peers.needs(kept)\n", ""}}},
+			{core + "checkpoint.go", "\t\tkept = g.peers.needs(kept)\n", ""}}},
 		{"what a copy of the state has replaced stays in the log", []edit{
-			{core + "catchup.go", "\thas := g.has(index, term)\n", "\thas := g.has(index, term) || true\n"}}},
+			{core + "install.go", "\thas := g.has(index, term)\n", "\thas := g.has(index, term) || true\n"}}},
 		{"a replica that was alone becomes one of several without a durable mark", []edit{
 			{core + "rejoin.go", "\ts := diskdir.GroupState{Term: at.Term, Members: b}\n",
 				"\ts := diskdir.GroupState{Term: at.Term, Members: b}\n\tif len(at.Members.GetVoters()) < 2 {\n\t\ts.Members = nil\n\t}\n"}}},

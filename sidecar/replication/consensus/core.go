@@ -9,7 +9,6 @@ import (
 
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
-	"go.etcd.io/raft/v3/tracker"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/remora-storage/remora/cachefs/record"
@@ -77,12 +76,6 @@ type Core struct {
 	failed   error
 }
 
-// membership is who the members are from an index on.
-type membership struct {
-	index uint64
-	conf  *pb.ConfState
-}
-
 // New starts a replica. It is a follower until Raft says otherwise.
 func New(cfg Config) (*Core, error) {
 	c := &Core{id: cfg.ID, acceptance: cfg.Acceptance, delivered: cfg.Index, ignore: cfg.Ignore, witness: cfg.Witness, members: []membership{{cfg.Index, cfg.Members}},
@@ -101,117 +94,6 @@ func New(cfg Config) (*Core, error) {
 	}
 	c.raw, c.term = raw, hard.Term
 	return c, nil
-}
-
-// Tick is called at equal distances in time.
-func (c *Core) Tick() {
-	c.ticks++
-	c.release()
-	if c.hasty() {
-		c.raw.Tick()
-	}
-	if c.campaign != 0 && c.ticks >= c.campaign {
-		if c.campaign = 0; c.leader == 0 {
-			c.Campaign()
-		}
-	}
-	c.stream.tick(c)
-}
-
-// Campaign asks to lead now, if this replica may: for a group that was just started, whose owner is here.
-func (c *Core) Campaign() {
-	if slices.Contains(c.Members().GetVoters(), c.id) {
-		_ = c.raw.Campaign()
-	}
-}
-
-// Gone says that the process of a peer has ended, or seems to. If it led, nobody does until somebody is elected, and that is not put off
-// for as long as a leader's silence would be.
-func (c *Core) Gone(peer uint64) {
-	c.raw.ReportUnreachable(peer)
-	if peer != c.leader || c.leads {
-		return
-	}
-	if c.raw.ForgetLeader() == nil {
-		c.campaign = c.ticks + patience(c.Members().GetVoters(), c.id)
-		if c.witness {
-			c.campaign += 2 * ElectionTicks
-		}
-	}
-}
-
-// patience is after how many ticks a voter asks to lead when the leader is gone: not all at once.
-func patience(voters []uint64, id uint64) uint64 {
-	rank := 0
-	for _, v := range voters {
-		if v < id {
-			rank++
-		}
-	}
-	return uint64(2 + 2*rank)
-}
-
-// Transfer asks the leader, if this is it, to hand over to another voter.
-func (c *Core) Transfer(to uint64) { c.raw.TransferLeader(to) }
-
-// Transferring tells that this replica is to hand over, and waits until the other voter has all of its log to tell it so.
-func (c *Core) Transferring() bool {
-	to, waits := c.raw.BasicStatus().LeadTransferee, false
-	c.raw.WithProgress(func(id uint64, _ raft.ProgressType, p raftProgress) {
-		waits = waits || id == to && p.Match < c.log.last()
-	})
-	return c.leads && to != 0 && waits
-}
-
-// Change proposes another set of members. Only a leader can.
-func (c *Core) Change(changes []*pb.ConfChangeSingle) error {
-	if c.log.base == 0 && c.delivered > 0 {
-		c.compact(1) // whoever joins must not find a log that begins without members
-	}
-	return c.raw.ProposeConfChange(&pb.ConfChangeV2{Changes: changes})
-}
-
-// Empty tells that this replica has no log.
-func (c *Core) Empty() bool { return c.log.base == 0 && c.log.last() == 0 }
-
-// Found makes a replica without a log, and without members, one of the founders. The driver has made them durable.
-func (c *Core) Found(members *pb.ConfState) error {
-	if !c.Empty() || len(c.Members().GetVoters()) > 0 {
-		return errors.New("a replica with a log or members is no founder any more")
-	}
-	for _, id := range members.GetVoters() {
-		add := []*pb.ConfChangeSingle{{Type: pb.ConfChangeAddNode.Enum(), NodeId: &id}}
-		c.raw.ApplyConfChange(&pb.ConfChangeV2{Changes: add})
-	}
-	c.log.initial, c.members = members, []membership{{0, members}}
-	return nil
-}
-
-// Confirm puts an entry without meaning behind the log that this replica leads, and returns its index. When that is committed, a majority knows
-// durably that what is committed now is committed: the entry came with the commit index.
-func (c *Core) Confirm() (index uint64, err error) {
-	index = c.log.last() + 1
-	return index, c.raw.Propose(nil)
-}
-
-// Unreachable says that a message to a peer was lost.
-func (c *Core) Unreachable(peer uint64) { c.raw.ReportUnreachable(peer) }
-
-// AskAgain has those peers asked again, where this replica leads, that were told to fetch the state and have not said that they have it: the
-// message may be lost, or their answer.
-func (c *Core) AskAgain() {
-	if !c.leads {
-		return
-	}
-	var waiting []uint64
-	c.raw.WithProgress(func(id uint64, _ raft.ProgressType, p raftProgress) {
-		if p.State == tracker.StateSnapshot {
-			waiting = append(waiting, id)
-		}
-	})
-	for _, id := range waiting {
-		c.raw.ReportSnapshot(id, raft.SnapshotFailure)
-	}
 }
 
 // Step takes a message from a peer. Errors are of messages that mean nothing here any more.
@@ -428,114 +310,4 @@ func (c *Core) commitOne(e *pb.Entry, done *Committed) error {
 		c.stream.moved = c.ticks
 	}
 	return nil
-}
-
-func confChange(e *pb.Entry) (pb.ConfChangeI, error) {
-	if e.GetType() == pb.EntryConfChange {
-		var cc pb.ConfChange
-		return &cc, proto.Unmarshal(e.GetData(), &cc)
-	}
-	var cc pb.ConfChangeV2
-	return &cc, proto.Unmarshal(e.GetData(), &cc)
-}
-
-// snapshot is what Raft tells a peer that lags behind the start of this log; the driver sends the content (Restore).
-func (c *Core) snapshot() *pb.Snapshot {
-	at := c.membersAt(c.delivered)
-	term, _ := c.log.Term(c.delivered)
-	return &pb.Snapshot{Metadata: &pb.SnapshotMetadata{Index: proto.Uint64(c.delivered), Term: proto.Uint64(term), ConfState: at}}
-}
-
-func (c *Core) membersAt(index uint64) *pb.ConfState {
-	conf := c.members[0].conf
-	for _, m := range c.members {
-		if m.index <= index {
-			conf = m.conf
-		}
-	}
-	return conf
-}
-
-// At returns the term of an index that this replica has applied, and the members there.
-func (c *Core) At(index uint64) (term uint64, members *pb.ConfState, err error) {
-	term, err = c.log.Term(index)
-	return term, c.membersAt(index), err
-}
-
-// State is what a replica must know of the group's log to go on behind an index of it.
-type State struct {
-	Index, Term uint64
-	Terms       []TermStart // up to Index
-	Members     *pb.ConfState
-	Acceptance  record.Acceptance
-}
-
-// Restore says that the driver has installed the group's state as it was at an index, because a MsgSnap said that the log does not reach
-// back to ours.
-func (c *Core) Restore(at State) error {
-	if at.Index <= c.delivered {
-		return nil
-	}
-	a := at.Acceptance
-	meta := &pb.SnapshotMetadata{Index: proto.Uint64(at.Index), Term: proto.Uint64(at.Term), ConfState: at.Members}
-	m := &pb.Message{Type: pb.MsgSnap.Enum(), To: proto.Uint64(c.id), From: proto.Uint64(c.leader), Term: proto.Uint64(c.raw.BasicStatus().HardState.GetTerm()),
-		Snapshot: &pb.Snapshot{Metadata: meta}}
-	c.acceptance = a
-	c.stream.skip(a)
-	c.stream.review(a)
-	c.restoring = at.Terms
-	return c.raw.Step(m)
-}
-
-// Compact forgets the log up to an index that is applied, as far as no peer needs it. most bounds how many entries are kept for peers that
-// are away. One that is there and lags, or is being caught up, holds what it will need next, until somebody calls Forget.
-func (c *Core) Compact(applied uint64, most int) {
-	away, there := applied, applied
-	if c.leads {
-		c.raw.WithProgress(func(id uint64, _ raft.ProgressType, p raftProgress) {
-			switch {
-			case id == c.id || p.State == tracker.StateSnapshot && !p.RecentActive:
-			case p.State == tracker.StateSnapshot:
-				there = min(there, p.PendingSnapshot)
-			case p.RecentActive:
-				there = min(there, p.Match)
-			default:
-				away = min(away, p.Match)
-			}
-		})
-	}
-	if last := c.log.last(); last > uint64(most) {
-		away = max(away, min(applied, last-uint64(most)))
-	}
-	c.Forget(min(away, there))
-}
-
-// Forget drops the log up to an index that is applied, whoever needs it: what is in it cannot be sent any more.
-func (c *Core) Forget(applied uint64) {
-	c.compact(applied)
-	for len(c.members) > 1 && c.members[1].index <= c.log.base {
-		c.members = c.members[1:]
-	}
-}
-
-// compact drops the start of the log, and keeps its terms.
-func (c *Core) compact(upTo uint64) {
-	if upTo > c.log.base && upTo <= c.log.last() {
-		c.history = c.Terms(upTo)
-	}
-	c.log.compact(upTo)
-}
-
-// Base is the index before the first entry in memory.
-func (c *Core) Base() uint64 { return c.log.base }
-
-// Entries are those in memory, oldest first.
-func (c *Core) Entries() []*pb.Entry { return c.log.entries }
-
-// Delivered is the newest index that Ready gave as committed, with the acceptance state there.
-func (c *Core) Delivered() (uint64, record.Acceptance) { return c.delivered, c.acceptance }
-
-// Hard is the newest hard state.
-func (c *Core) Hard() HardState {
-	return HardState{c.log.hard.GetTerm(), c.log.hard.GetVote(), c.log.hard.GetCommit()}
 }

@@ -1,0 +1,63 @@
+package consensus
+
+import (
+	"errors"
+
+	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+)
+
+// Changes of the members.
+
+// membership is who the members are from an index on.
+type membership struct {
+	index uint64
+	conf  *pb.ConfState
+}
+
+// Change proposes another set of members. Only a leader can.
+func (c *Core) Change(changes []*pb.ConfChangeSingle) error {
+	if c.log.base == 0 && c.delivered > 0 {
+		c.compact(1) // whoever joins must not find a log that begins without members
+	}
+	return c.raw.ProposeConfChange(&pb.ConfChangeV2{Changes: changes})
+}
+
+// Found makes a replica without a log, and without members, one of the founders. The driver has made them durable.
+func (c *Core) Found(members *pb.ConfState) error {
+	if !c.Empty() || len(c.Members().GetVoters()) > 0 {
+		return errors.New("a replica with a log or members is no founder any more")
+	}
+	for _, id := range members.GetVoters() {
+		add := []*pb.ConfChangeSingle{{Type: pb.ConfChangeAddNode.Enum(), NodeId: &id}}
+		c.raw.ApplyConfChange(&pb.ConfChangeV2{Changes: add})
+	}
+	c.log.initial, c.members = members, []membership{{0, members}}
+	return nil
+}
+
+// Confirm puts an entry without meaning behind the log that this replica leads, and returns its index. When that is committed, a majority knows
+// durably that what is committed now is committed: the entry came with the commit index.
+func (c *Core) Confirm() (index uint64, err error) {
+	index = c.log.last() + 1
+	return index, c.raw.Propose(nil)
+}
+
+func confChange(e *pb.Entry) (pb.ConfChangeI, error) {
+	if e.GetType() == pb.EntryConfChange {
+		var cc pb.ConfChange
+		return &cc, proto.Unmarshal(e.GetData(), &cc)
+	}
+	var cc pb.ConfChangeV2
+	return &cc, proto.Unmarshal(e.GetData(), &cc)
+}
+
+func (c *Core) membersAt(index uint64) *pb.ConfState {
+	conf := c.members[0].conf
+	for _, m := range c.members {
+		if m.index <= index {
+			conf = m.conf
+		}
+	}
+	return conf
+}
