@@ -75,7 +75,11 @@ var errNothingLeft = errors.New("nothing is left to go on with")
 
 // survivor chooses the replica with the longest log of those whose disks are there. All of them must answer.
 func (s *supervisor) survivor(ctx context.Context, o *v1alpha1.Volume) (best string, loss Loss, err error) {
-	hosted := s.hosted(ctx)
+	return survivorOf(o, s.hosted(ctx))
+}
+
+// survivorOf is survivor by what the processes say of the replicas that they host.
+func survivorOf(o *v1alpha1.Volume, hosted map[string]status.Hosted) (best string, loss Loss, err error) {
 	var chosen status.Hosted
 	for i := range o.Members {
 		m := &o.Members[i]
