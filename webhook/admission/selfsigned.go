@@ -28,6 +28,8 @@ import (
 const (
 	authorityLife   = 10 * 365 * 24 * time.Hour
 	certificateLife = 90 * 24 * time.Hour
+	// backdated is by how much a clock may be ahead when it makes a certificate, or behind when it looks at one.
+	backdated = 24 * time.Hour
 )
 
 // selfSigned keeps an authority and a certificate in a Secret that all servers share, and the authority in the webhook
@@ -158,7 +160,7 @@ func (s *selfSigned) renew(secret *corev1.Secret) (changed bool, err error) {
 		secret.Data = d
 	}
 	authority, err := tls.X509KeyPair(d[corev1.ServiceAccountRootCAKey], d[authorityKey])
-	if err != nil || now.After(authority.Leaf.NotAfter.Add(-certificateLife)) {
+	if err != nil || now.Before(authority.Leaf.NotBefore) || now.After(authority.Leaf.NotAfter.Add(-certificateLife)) {
 		changed = true
 		d[corev1.ServiceAccountRootCAKey], d[authorityKey], err = issue(nil, now, authorityLife, "remora-webhook")
 		if err != nil {
@@ -193,7 +195,7 @@ func issue(authority *tls.Certificate, now time.Time, life time.Duration, names 
 		return nil, nil, err
 	}
 	c := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: names[0]}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(life),
+		SerialNumber: serial, Subject: pkix.Name{CommonName: names[0]}, NotBefore: now.Add(-backdated), NotAfter: now.Add(life),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, DNSNames: names, BasicConstraintsValid: true,
 	}
 	parent, signer := c, any(private)

@@ -158,6 +158,42 @@ func TestSelfSigned(t *testing.T) {
 	require.NoError(t, <-ended)
 }
 
+// TestClockSkew: servers whose clocks differ take each other's certificate, which the API server's clock takes, too. Where they differ by more than
+// certificates are backdated by, they agree after a round, and stay with it.
+func TestClockSkew(t *testing.T) {
+	now := time.Now()
+	hour := time.Hour
+	for _, c := range []struct {
+		ahead   []time.Duration // of the API server's clock, in the order in which servers look at the Secret
+		changes int             // of the Secret
+	}{
+		{[]time.Duration{0, 0}, 1},
+		{[]time.Duration{2 * hour, 0, -2 * hour}, 1},
+		{[]time.Duration{-20 * hour, 3 * hour}, 1},
+		{[]time.Duration{48 * hour, 0}, 2},
+		{[]time.Duration{0, -48 * hour}, 2},
+	} {
+		secret, changes := &corev1.Secret{}, 0
+		for range 3 {
+			for _, ahead := range c.ahead {
+				s := &selfSigned{SelfSigned: SelfSigned{Namespace: "ns", Service: "webhook", Now: func() time.Time { return now.Add(ahead) }}}
+				changed, err := s.renew(secret)
+				require.NoError(t, err)
+				if changed {
+					changes++
+				}
+			}
+		}
+		require.Equal(t, c.changes, changes, "%v", c.ahead)
+		pair, err := tls.X509KeyPair(secret.Data[corev1.TLSCertKey], secret.Data[corev1.TLSPrivateKeyKey])
+		require.NoError(t, err)
+		roots := x509.NewCertPool()
+		require.True(t, roots.AppendCertsFromPEM(secret.Data[corev1.ServiceAccountRootCAKey]))
+		_, err = pair.Leaf.Verify(x509.VerifyOptions{DNSName: "webhook.ns.svc", Roots: roots, CurrentTime: now})
+		require.NoError(t, err, "%v", c.ahead)
+	}
+}
+
 // TestHealth: ready when admissions are served, not ready any more when the end was asked for, and serving until then.
 func TestHealth(t *testing.T) {
 	k := realCluster(t)
