@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -12,7 +13,9 @@ import (
 )
 
 // readsOtherwise says whether a plain s would be something else than a string to a YAML 1.1 parser, such as kubectl's.
-func readsOtherwise(s string) bool { return yaml11.MatchString(s) }
+func readsOtherwise(s string) bool {
+	return s != "" && strings.IndexByte("yYnNoO+-0123456789", s[0]) >= 0 && yaml11.MatchString(s) // most strings need no regular expression
+}
 
 var yaml11 = regexp.MustCompile(`^(?i:y|n|yes|no|on|off|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)$`)
 

@@ -104,7 +104,7 @@ func ticks(t *testing.T, pid int) (n int) {
 }
 
 // review is what the API server sends about a new pod.
-func review(t *testing.T, ns string, pod *corev1.Pod) []byte {
+func review(t testing.TB, ns string, pod *corev1.Pod) []byte {
 	pod.APIVersion, pod.Kind = "v1", "Pod"
 	raw, err := json.Marshal(pod)
 	require.NoError(t, err)

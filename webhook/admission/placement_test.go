@@ -15,7 +15,7 @@ import (
 )
 
 // volume makes a Volume object with a replica on the node; owner may be nil.
-func (k *k8s) volume(t *testing.T, ns, name, node string, owner *corev1.Pod) *v1alpha1.VolumeObject {
+func (k *k8s) volume(t testing.TB, ns, name, node string, owner *corev1.Pod) *v1alpha1.VolumeObject {
 	v := &v1alpha1.VolumeObject{Spec: v1alpha1.VolumeObjectSpec{Class: "default", Size: 1 << 30}}
 	v.Namespace, v.Name = ns, name
 	v.Status = v1alpha1.VolumeObjectStatus{Generation: 3, Phase: v1alpha1.VolumeReady, AssignedNode: node, Members: []v1alpha1.Member{{Replica: "0123456789abcdef", Node: node, Disk: "disk-0", Role: "voter"}}}
