@@ -150,6 +150,8 @@ func TestClasses(t *testing.T) {
 	require.Equal(t, "96Mi", p.Spec.InitContainers[0].Resources.Limits.Memory().String())
 	class("broken", map[string]any{"minSize": "2Gi", "maxSize": "1Gi"})
 	require.ErrorContains(t, k.client.Create(t.Context(), pod("broken")), `"broken": is a class that cannot be used: VolumeClass/broken: spec.minSize: "2Gi": is above spec.maxSize "1Gi"`)
+	class("witnessing", map[string]any{"replicas": int64(2), "witness": true, "defaultSize": "1Gi"})
+	require.ErrorContains(t, k.client.Create(t.Context(), pod("witnessing")), "keeps 2 copies, which mode node cannot do", "the API server keeps the field; copies need dev mode so far")
 	class("scratch", map[string]any{"engine": "local", "defaultSize": "1Gi"})
 	local := pod("scratch")
 	require.NoError(t, k.client.Create(t.Context(), local))
