@@ -57,6 +57,25 @@ func TestUnpublishedAfterBothDied(t *testing.T) {
 	require.Empty(t, names(t, filepath.Join(r.cfg.KubeletDir, "plugins/remora.dev/state")))
 }
 
+// TestUnpublishedUnserved: mounts that nobody serves, where the least look at one would wait for ever, go at once: of a pod that never had a sidecar,
+// and of one whose sidecar was killed and does not come back while a program waits. The budgets are hours here.
+func TestUnpublishedUnserved(t *testing.T) {
+	r := newRig(t, func(c *node.Config) { c.HangBudget, c.EndBudget = time.Hour, time.Hour })
+	never := r.api.pod("default", "never-0", "n1", []string{"data"}, nil)
+	r.publishAll(never)
+	r.unpublish(never, "data", "remora-disks")
+	require.Empty(t, r.mounts())
+
+	p := r.api.pod("default", "db-0", "n1", []string{"data"}, nil)
+	r.publishAll(p)
+	s := r.sidecar(p)
+	writer := r.program(filepath.Join(r.target(p, "data"), "file"))
+	s.kill()
+	r.unpublish(p, "data", "remora-disks")
+	require.Error(t, writer.wait())
+	require.Empty(t, r.mounts())
+}
+
 // TestLostConnection: plugin and sidecar die together, and with them the last descriptor. Programs get errors, and the pod an event; the
 // next sidecar gets a new mount with everything that was written.
 func TestLostConnection(t *testing.T) {
