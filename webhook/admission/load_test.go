@@ -23,10 +23,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	admissionv1 "k8s.io/api/admission/v1"
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -101,19 +97,6 @@ func ticks(t *testing.T, pid int) (n int) {
 	_, err = fmt.Sscan(strings.Join(strings.Fields(string(text))[13:15], " "), &user, &system)
 	require.NoError(t, err)
 	return user + system
-}
-
-// review is what the API server sends about a new pod.
-func review(t testing.TB, ns string, pod *corev1.Pod) []byte {
-	pod.APIVersion, pod.Kind = "v1", "Pod"
-	raw, err := json.Marshal(pod)
-	require.NoError(t, err)
-	r := admissionv1.AdmissionReview{Request: &admissionv1.AdmissionRequest{UID: types.UID(ns), Operation: admissionv1.Create, Namespace: ns, Name: pod.Name,
-		Kind: metav1.GroupVersionKind{Version: "v1", Kind: "Pod"}, Object: runtime.RawExtension{Raw: raw}}}
-	r.APIVersion, r.Kind = "admission.k8s.io/v1", "AdmissionReview"
-	body, err := json.Marshal(r)
-	require.NoError(t, err)
-	return body
 }
 
 // asker returns a function that sends a review and wants it allowed.

@@ -2,6 +2,7 @@ package admission
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/remora-storage/remora/webhook"
@@ -229,6 +231,36 @@ func TestNotOptedIn(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestSystemNamespaces: whatever somebody labels, pods of Kubernetes and of Remora itself do not wait for Remora.
+func TestSystemNamespaces(t *testing.T) {
+	k := realCluster(t)
+	for _, name := range []string{"kube-system", "kube-public", "kube-node-lease", "remora-system"} {
+		ns := &corev1.Namespace{}
+		ns.Name = name
+		require.NoError(t, client.IgnoreAlreadyExists(k.client.Create(t.Context(), ns)))
+		label := func(ctx context.Context, value string) {
+			require.NoError(t, k.client.Patch(ctx, ns, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":{"remora.dev/injection":`+value+`}}}`))))
+		}
+		label(t.Context(), `"enabled"`)
+		t.Cleanup(func() { label(background(), "null") })
+		pod := annotated(name, "p", nil)
+		pod.Spec.Volumes = []corev1.Volume{{Name: "data"}}
+		require.NoError(t, k.client.Create(t.Context(), pod, client.DryRunAll))
+		require.Empty(t, pod.Spec.InitContainers, name)
+	}
+	eventually(t, func() error { // by now the API server would know of a label
+		pod := annotated(k.namespace(t), "p", nil)
+		if err := k.client.Create(t.Context(), pod, client.DryRunAll); err != nil || len(pod.Spec.InitContainers) == 0 {
+			return fmt.Errorf("not injected: %w", err)
+		}
+		return nil
+	})
+	pod := annotated("kube-system", "p", nil)
+	pod.Spec.Volumes = []corev1.Volume{{Name: "data"}}
+	require.NoError(t, k.client.Create(t.Context(), pod, client.DryRunAll))
+	require.Empty(t, pod.Spec.InitContainers)
 }
 
 // TestRefused: wrong annotations, and what a pod must not bring itself, are refused with every reason.
