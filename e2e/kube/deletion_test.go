@@ -167,22 +167,15 @@ func TestDeleteReplica(t *testing.T) {
 	s.resumes("p")
 	replica := s.kubectl("get", "volumes.remora.dev", "data-p", "-o", "jsonpath={.status.members[0].replica}")
 	s.kubectl("label", "volumes.remora.dev", "data-p", "remora.dev/delete-replica="+replica)
-	reason := func(of, reason string) {
-		t.Helper()
-		s.until(reason, func() bool {
-			out, err := s.try("get", "events", "--field-selector=involvedObject.name="+of, "-o", "jsonpath={.items[*].reason}")
-			return err == nil && strings.Contains(out, reason)
-		})
-	}
-	reason("data-p", "ReplicaNotDeleted") // its pod lives
+	s.reason("data-p", "ReplicaNotDeleted") // its pod lives
 	require.Zero(t, restarts(s.ready("p"), "writer"))
 	s.kubectl("delete", "pod", "p", "--timeout=90s")
-	reason("data-p", "ReplicaDeleted")
+	s.reason("data-p", "ReplicaDeleted")
 	out, err := s.k.on(t.Context(), node, fmt.Sprintf("ls /proc/1/root/var/lib/remora/%s", s.name))
 	require.NoError(t, err)
 	require.Empty(t, strings.TrimSpace(out))
 	s.apply(pod)
-	reason("p", "VolumeDeleted")
+	s.reason("p", "VolumeDeleted")
 	s.kubectl("delete", "volumes.remora.dev", "data-p")
 	s.ready("p")
 	require.Zero(t, s.resumes("p"))

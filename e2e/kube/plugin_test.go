@@ -3,7 +3,6 @@
 package kube
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -73,12 +72,7 @@ func TestImage(t *testing.T) {
 // memory; that goes next.
 func TestOOM(t *testing.T) {
 	s := newSpace(t)
-	_, err := s.k.run(t.Context(), `{apiVersion: remora.dev/v1alpha1, kind: VolumeClass, metadata: {name: e2e-limited},
-		spec: {sidecar: {resources: {requests: {cpu: 50m, memory: 256Mi}, limits: {memory: 256Mi}}}}}`, "apply", "-f", "-")
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		_, _ = s.k.run(context.WithoutCancel(t.Context()), "", "delete", "volumeclass", "e2e-limited", "--ignore-not-found")
-	})
+	s.class("e2e-limited", "{sidecar: {resources: {requests: {cpu: 50m, memory: 256Mi}, limits: {memory: 256Mi}}}}")
 	s.apply(strings.Replace(statefulSet("db", 1, writerContainer("data")), "data.remora.dev/size: 8Gi", "data.remora.dev/size: 8Gi, data.remora.dev/class: e2e-limited", 1))
 	s.ready("db-0")
 	for range 3 {
