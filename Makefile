@@ -126,7 +126,7 @@ failover: ## the node of a volume with SIZE MiB and FILES files fails ROUNDS tim
 	go build -o bin/bench ./e2e/bench
 	bin/bench failover -rounds $(or $(ROUNDS),20) -size $(or $(SIZE),10) -files $(or $(FILES),0) -changed $(or $(CHANGED),0)
 
-bench-commit: ## a commit of three replicas without the kernel, beside three bare logs (ROUNDS=3 FOR=3s PEERS=tmpfs or disk, COUNT=1: instructions)
+bench-commit: ## a commit of three replicas without the kernel, beside three bare logs (ROUNDS=3 FOR=3s PEERS=tmpfs or disk, COUNT=1: instructions, switches, objects)
 	go test ./e2e/bench/commit -run '^TestCommit$$' -v -count=1 -timeout 1h -args -rounds $(or $(ROUNDS),3) -for $(or $(FOR),3s) -peers $(or $(PEERS),tmpfs) -depths 1,4,16 $(if $(COUNT),-instructions)
 
 extremes: ## 100,000 open files, a directory of a million entries, a killed write of 1 GiB

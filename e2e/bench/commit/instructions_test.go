@@ -5,46 +5,91 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// instructions counts those of a process, its kernel's part included: they hardly depend on what else the machine does, as times do. Where
-// the machine has no such counter, or does not let us, the count is 0.
-type instructions []int
+// counts for one write: thousands of instructions, switches of context, and objects that were allocated. They hardly depend on what else the
+// machine does, as times do.
+type counts struct{ user, kernel, switches, objects float64 }
 
-// countInstructions begins to count those of all threads that a process has, and of those that these make.
-func countInstructions(pid int) (c instructions) {
+func (c counts) String() string {
+	text := fmt.Sprintf("%.1f and %.1f thousand instructions of user and kernel, %.1f switches", c.user, c.kernel, c.switches)
+	if c.objects > 0 {
+		text += fmt.Sprintf(", %.0f objects", c.objects)
+	}
+	return text
+}
+
+func (c counts) plus(o counts) counts {
+	return counts{c.user + o.user, c.kernel + o.kernel, c.switches + o.switches, c.objects + o.objects}
+}
+
+// counters of a process; none where the machine has no such counter, or does not let us: then the counts are 0.
+type counters struct {
+	fds     [3][]int // by field of counts
+	objects uint64   // of this process, when it began
+	own     bool
+}
+
+// countProcess begins to count for all threads that a process has, and for those that these make.
+func countProcess(pid int) (c counters) {
 	if !*count {
-		return nil
+		return c
+	}
+	kinds := [3]unix.PerfEventAttr{
+		{Type: unix.PERF_TYPE_HARDWARE, Config: unix.PERF_COUNT_HW_INSTRUCTIONS, Bits: unix.PerfBitInherit | unix.PerfBitExcludeKernel},
+		{Type: unix.PERF_TYPE_HARDWARE, Config: unix.PERF_COUNT_HW_INSTRUCTIONS, Bits: unix.PerfBitInherit | unix.PerfBitExcludeUser},
+		{Type: unix.PERF_TYPE_SOFTWARE, Config: unix.PERF_COUNT_SW_CONTEXT_SWITCHES, Bits: unix.PerfBitInherit},
 	}
 	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid)) // none: 0
-	attr := unix.PerfEventAttr{Type: unix.PERF_TYPE_HARDWARE, Config: unix.PERF_COUNT_HW_INSTRUCTIONS, Bits: unix.PerfBitInherit}
-	attr.Size = uint32(unsafe.Sizeof(attr))
 	for _, dir := range tasks {
 		tid, err := strconv.Atoi(filepath.Base(dir))
 		if err != nil {
 			continue
 		}
-		if fd, err := unix.PerfEventOpen(&attr, tid, -1, -1, unix.PERF_FLAG_FD_CLOEXEC); err == nil {
-			c = append(c, fd)
+		for i := range kinds {
+			kinds[i].Size = uint32(unsafe.Sizeof(kinds[i]))
+			if fd, err := unix.PerfEventOpen(&kinds[i], tid, -1, -1, unix.PERF_FLAG_FD_CLOEXEC); err == nil {
+				c.fds[i] = append(c.fds[i], fd)
+			}
 		}
 	}
 	return c
 }
 
-// stop answers how many thousands there were.
-func (c instructions) stop() (thousands float64) {
-	for _, fd := range c {
-		var b [8]byte
-		if n, err := unix.Read(fd, b[:]); err == nil && n == len(b) {
-			thousands += float64(binary.NativeEndian.Uint64(b[:])) / 1000
+// stop answers what there was for each of n writes.
+func (c counters) stop(n float64) counts {
+	var sums [3]float64
+	for i, fds := range c.fds {
+		for _, fd := range fds {
+			var b [8]byte
+			if n, err := unix.Read(fd, b[:]); err == nil && n == len(b) {
+				sums[i] += float64(binary.NativeEndian.Uint64(b[:]))
+			}
+			_ = unix.Close(fd)
 		}
-		_ = unix.Close(fd)
 	}
-	return thousands
+	got := counts{user: sums[0] / 1000 / n, kernel: sums[1] / 1000 / n, switches: sums[2] / n}
+	if c.own {
+		got.objects = float64(allocated()-c.objects) / n
+	}
+	return got
 }
 
-func countOwn() instructions { return countInstructions(os.Getpid()) }
+func countOwn() counters {
+	c := countProcess(os.Getpid())
+	if c.own = *count; c.own {
+		c.objects = allocated()
+	}
+	return c
+}
+
+func allocated() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.Mallocs
+}
