@@ -8,7 +8,6 @@ import (
 	"io"
 
 	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/remora-storage/remora/cachefs/store"
 	"github.com/remora-storage/remora/sidecar/replication/consensus"
@@ -130,7 +129,7 @@ func (g *Group) sendState(ctx context.Context, w io.Writer) (err error) {
 
 // stateHeader is what readStateHeader reads.
 func stateHeader(state consensus.State) ([]byte, error) {
-	b, err := proto.Marshal(state.Members)
+	b, err := state.Members.Marshal()
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +159,7 @@ func (g *Group) stateNow(ctx context.Context) (*store.Snapshot, consensus.State,
 		terms := g.peers.core.Terms(uint64(at.Index))
 		g.mu.Unlock()
 		// At index 0 the members are the founders.
-		if err == nil && (at.Index > 0 || len(members.GetVoters()) > 0) {
+		if err == nil && (at.Index > 0 || len(members.Voters) > 0) {
 			return s, consensus.State{Index: uint64(at.Index), Term: term, Terms: terms, Members: members, Acceptance: at.Acceptance}, nil
 		}
 		if err = errors.Join(err, s.Close()); err != nil && try < 10 { // the log was compacted in between
@@ -205,7 +204,7 @@ func readStateHeader(r io.Reader) (consensus.State, error) {
 	s := consensus.State{Term: le.Uint64(head), Members: &pb.ConfState{}}
 	b, err := read(le.Uint32(head[8:]))
 	if err == nil {
-		err = proto.Unmarshal(b, s.Members)
+		err = s.Members.Unmarshal(b)
 	}
 	if err != nil {
 		return s, err

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/remora-storage/remora/cachefs/record"
 	"github.com/remora-storage/remora/cachefs/store"
@@ -121,7 +120,7 @@ func (g *Group) catchUpOnce(ctx context.Context) error {
 	}
 	members := state.Members
 	state.Index, state.Acceptance = uint64(in.Position().Index), in.Position().Acceptance
-	if self := uint64(g.key().replica); !slices.Contains(slices.Concat(members.GetVoters(), members.GetVotersOutgoing(), members.GetLearners(), members.GetLearnersNext()), self) {
+	if self := uint64(g.key().replica); !slices.Contains(slices.Concat(members.Voters, members.VotersOutgoing, members.Learners, members.LearnersNext), self) {
 		return fmt.Errorf("the state of %016x at index %d does not know this replica as a member", leader, in.Position().Index)
 	}
 	if in.Position().Index == 0 {
@@ -223,7 +222,7 @@ func (g *Group) found(members *pb.ConfState) error {
 	if !empty {
 		return nil
 	}
-	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(members)
+	b, err := members.Marshal()
 	if err != nil {
 		return err
 	}

@@ -33,8 +33,8 @@ func (g *Group) writeEntries(w *consensus.Write) error {
 	if w.Restored {
 		f.add(journal.KindBinding, func(b []byte) []byte { return journal.Binding{Index: w.Start + 1, Term: 1}.AppendTo(b) })
 	}
-	for _, e := range w.Entries {
-		if err := f.entry(e); err != nil {
+	for i := range w.Entries {
+		if err := f.entry(&w.Entries[i]); err != nil {
 			return err
 		}
 	}
@@ -49,30 +49,30 @@ func (g *Group) writeEntries(w *consensus.Write) error {
 }
 
 func (f *frames) entry(e *pb.Entry) error {
-	if e.GetType() != pb.EntryNormal || len(e.GetData()) == 0 {
+	if e.Type != pb.EntryNormal || len(e.Data) == 0 {
 		f.bind()
 		if err := f.flush(); err != nil {
 			return err
 		}
-		f.g.peers.at[e.GetIndex()] = f.g.disk.journal.End()
-		own := journal.Entry{Index: e.GetIndex(), Term: e.GetTerm(), Type: uint32(e.GetType()), Data: e.GetData()}
+		f.g.peers.at[e.Index] = f.g.disk.journal.End()
+		own := journal.Entry{Index: e.Index, Term: e.Term, Type: uint32(e.Type), Data: e.Data}
 		f.add(journal.KindEntry, own.AppendTo)
 		return nil
 	}
-	_, n, err := consensus.DecodeName(e.GetData())
+	_, n, err := consensus.DecodeName(e.Data)
 	if err != nil {
 		return err
 	}
-	if err := f.record(n, e.GetIndex()); err != nil {
+	if err := f.record(n, e.Index); err != nil {
 		return err
 	}
 	r := &f.run
-	if r.Count > 0 && r.Term == e.GetTerm() && r.Epoch == uint64(n.Epoch) && r.Seq+uint64(r.Count) == uint64(n.Seq) && r.Index+uint64(r.Count) == e.GetIndex() {
+	if r.Count > 0 && r.Term == e.Term && r.Epoch == uint64(n.Epoch) && r.Seq+uint64(r.Count) == uint64(n.Seq) && r.Index+uint64(r.Count) == e.Index {
 		r.Count++
 		return nil
 	}
 	f.bind()
-	f.run = journal.Binding{Index: e.GetIndex(), Term: e.GetTerm(), Epoch: uint64(n.Epoch), Seq: uint64(n.Seq), Count: 1}
+	f.run = journal.Binding{Index: e.Index, Term: e.Term, Epoch: uint64(n.Epoch), Seq: uint64(n.Seq), Count: 1}
 	return nil
 }
 

@@ -11,8 +11,8 @@ import (
 func NextChange(want []Member, voters, learners []uint64, copies int) string {
 	var text []string
 	for _, c := range nextChange(want, voters, learners, copies, 1000, func(id uint64) uint64 { return 1000 - id }) {
-		sign := map[pb.ConfChangeType]string{pb.ConfChangeAddNode: "+", pb.ConfChangeAddLearnerNode: "+learner ", pb.ConfChangeRemoveNode: "-"}[c.GetType()]
-		text = append(text, fmt.Sprint(sign, c.GetNodeId()))
+		sign := map[pb.ConfChangeType]string{pb.ConfChangeAddNode: "+", pb.ConfChangeAddLearnerNode: "+learner ", pb.ConfChangeRemoveNode: "-"}[c.Type]
+		text = append(text, fmt.Sprint(sign, c.NodeID))
 	}
 	return strings.Join(text, " ")
 }

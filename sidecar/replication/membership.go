@@ -53,8 +53,8 @@ func (g *Group) review() {
 		changes = g.givenUp(want, &s)
 	}
 	stays := func(id uint64) bool {
-		return !slices.ContainsFunc(changes, func(c *pb.ConfChangeSingle) bool {
-			return c.GetNodeId() == id && c.GetType() == pb.ConfChangeRemoveNode
+		return !slices.ContainsFunc(changes, func(c pb.ConfChangeSingle) bool {
+			return c.NodeID == id && c.Type == pb.ConfChangeRemoveNode
 		})
 	}
 	switch {
@@ -75,9 +75,9 @@ func (g *Group) review() {
 }
 
 // thins tells whether voters go for whom nobody comes.
-func thins(changes []*pb.ConfChangeSingle, voters []uint64) bool {
-	return !slices.ContainsFunc(changes, func(c *pb.ConfChangeSingle) bool {
-		return c.GetType() != pb.ConfChangeRemoveNode || !slices.Contains(voters, c.GetNodeId())
+func thins(changes []pb.ConfChangeSingle, voters []uint64) bool {
+	return !slices.ContainsFunc(changes, func(c pb.ConfChangeSingle) bool {
+		return c.Type != pb.ConfChangeRemoveNode || !slices.Contains(voters, c.NodeID)
 	})
 }
 
@@ -91,7 +91,7 @@ func (g *Group) WentAlone() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	p := g.peers
-	voters := p.core.Members().GetVoters()
+	voters := p.core.Members().Voters
 	if g.failed != nil || !p.core.Leads() || len(voters) != 1 || uint64(g.applied) < p.forcedTo {
 		return false
 	}
@@ -152,7 +152,7 @@ func untold(want []Member, voters, learners []uint64) bool {
 
 func (p *peers) copies() int {
 	if p.cfg.Copies == nil {
-		return len(p.core.Members().GetVoters())
+		return len(p.core.Members().Voters)
 	}
 	return p.cfg.Copies()
 }
@@ -163,7 +163,7 @@ const near = 256
 // nextChange decides what to change, in this order: learners that the object does not name, or that are leaving, go; learners that it names come; a learner that
 // is filled becomes a voter, in the place of one that is leaving where there are enough voters; those that are leaving go without a substitute where
 // there are too many. A voter that the object does not name is leaving: it was given up before the object heard that it had become one.
-func nextChange(want []Member, voters, learners []uint64, copies int, applied uint64, match func(uint64) uint64) []*pb.ConfChangeSingle {
+func nextChange(want []Member, voters, learners []uint64, copies int, applied uint64, match func(uint64) uint64) []pb.ConfChangeSingle {
 	find := func(id uint64) *Member {
 		if i := slices.IndexFunc(want, func(m Member) bool { return m.ID == id }); i >= 0 {
 			return &want[i]
@@ -175,7 +175,7 @@ func nextChange(want []Member, voters, learners []uint64, copies int, applied ui
 	}
 	for _, id := range learners {
 		if m := find(id); m == nil || m.Role == Leaving {
-			return []*pb.ConfChangeSingle{single(pb.ConfChangeRemoveNode, id)}
+			return []pb.ConfChangeSingle{single(pb.ConfChangeRemoveNode, id)}
 		}
 	}
 	var leaving []uint64 // those that have least first
@@ -190,7 +190,7 @@ func nextChange(want []Member, voters, learners []uint64, copies int, applied ui
 		known := slices.Contains(voters, m.ID) || slices.Contains(learners, m.ID)
 		switch {
 		case m.Role == Learner && !known:
-			return []*pb.ConfChangeSingle{single(pb.ConfChangeAddLearnerNode, m.ID)}
+			return []pb.ConfChangeSingle{single(pb.ConfChangeAddLearnerNode, m.ID)}
 		case m.Role == Learner && m.Filled && slices.Contains(learners, m.ID) && match(m.ID)+near >= applied:
 			ready = append(ready, m.ID)
 		}
@@ -206,7 +206,7 @@ func nextChange(want []Member, voters, learners []uint64, copies int, applied ui
 	for _, in := range ready {
 		for _, out := range leaving {
 			if witness(in) == witness(out) { // so there is never a majority without content
-				return []*pb.ConfChangeSingle{single(pb.ConfChangeAddNode, in), single(pb.ConfChangeRemoveNode, out)}
+				return []pb.ConfChangeSingle{single(pb.ConfChangeAddNode, in), single(pb.ConfChangeRemoveNode, out)}
 			}
 		}
 	}
@@ -215,7 +215,7 @@ func nextChange(want []Member, voters, learners []uint64, copies int, applied ui
 
 // added has learners become voters where there are too few: so many at once that the number is odd, because an even one survives no more
 // losses, and more of them can happen.
-func added(ready []uint64, voters, copies int) (changes []*pb.ConfChangeSingle) {
+func added(ready []uint64, voters, copies int) (changes []pb.ConfChangeSingle) {
 	n := min(len(ready), copies-voters)
 	if (voters+n)%2 == 0 {
 		n--
@@ -228,15 +228,15 @@ func added(ready []uint64, voters, copies int) (changes []*pb.ConfChangeSingle) 
 
 // removed has as many of those that leave go as there are too many, all in one joint change: between two changes of one each, a smaller group
 // might wait for one that is away.
-func removed(leaving []uint64, many int) (changes []*pb.ConfChangeSingle) {
+func removed(leaving []uint64, many int) (changes []pb.ConfChangeSingle) {
 	for _, id := range leaving[:max(0, min(many, len(leaving)))] {
 		changes = append(changes, single(pb.ConfChangeRemoveNode, id))
 	}
 	return changes
 }
 
-func single(t pb.ConfChangeType, id uint64) *pb.ConfChangeSingle {
-	return &pb.ConfChangeSingle{Type: t.Enum(), NodeId: &id}
+func single(t pb.ConfChangeType, id uint64) pb.ConfChangeSingle {
+	return pb.ConfChangeSingle{Type: t, NodeID: id}
 }
 
 // confirmation is the entry that tells the members of their newest change.

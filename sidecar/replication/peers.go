@@ -129,7 +129,7 @@ func (g *Group) receive(m consensus.Message, records []*item) (owes bool) {
 	for _, it := range records {
 		p.put(it)
 	}
-	if m.Raft != nil && (m.Raft.GetType() == pb.MsgSnap && !p.has(m.Raft) || m.Raft.GetType() == pb.MsgApp && p.memberless()) {
+	if m.Raft != nil && (m.Raft.Type == pb.MsgSnap && !p.has(m.Raft) || m.Raft.Type == pb.MsgApp && p.memberless()) {
 		select {
 		case p.install <- m.Raft:
 		default: // one is under way
@@ -170,12 +170,12 @@ func (p *peers) sendTo(to uint64, kind uint8, parts ...[]byte) {
 // has tells whether what a MsgSnap offers is here: then Raft answers it.
 func (p *peers) has(snap *pb.Message) bool {
 	index, _ := p.core.Delivered()
-	return snap.GetSnapshot().GetMetadata().GetIndex() <= index
+	return snap.Snapshot == nil || snap.Snapshot.Metadata.Index <= index
 }
 
 // memberless tells that this replica does not know who the members are: it has died as a founder before it had anything, and the volume
 // was made without it. The leader's log does not say it either; a copy of the state does.
-func (p *peers) memberless() bool { return len(p.core.Members().GetVoters()) == 0 }
+func (p *peers) memberless() bool { return len(p.core.Members().Voters) == 0 }
 
 // process does what the core wants done: sends, writes to the journal, and queues what is committed. g.mu is held.
 func (g *Group) process() {

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/remora-storage/remora/cachefs/record"
 	"github.com/remora-storage/remora/cachefs/store"
@@ -79,7 +78,7 @@ func (g *Group) coreConfig(from store.Checkpoint, h *history) (consensus.Config,
 		Members: &pb.ConfState{}, Hard: consensus.HardState{Term: h.hard.Term, Vote: h.hard.Vote, Commit: h.hard.Commit}}
 	switch {
 	case state.Members != nil:
-		if err := proto.Unmarshal(state.Members, cfg.Members); err != nil {
+		if err := cfg.Members.Unmarshal(state.Members); err != nil {
 			return cfg, fmt.Errorf("%w: members in the superblock: %w", store.ErrDamaged, err)
 		}
 	case from.Index > 0 || h.last > 0: // it was a group of one until now, which had committed all of its log
@@ -101,12 +100,12 @@ func (g *Group) coreConfig(from store.Checkpoint, h *history) (consensus.Config,
 }
 
 // recovered is an entry of the log as Raft had it.
-func (p *peers) recovered(it item, h *history) *pb.Entry {
+func (p *peers) recovered(it item, h *history) pb.Entry {
 	b := h.bindings[it.index]
-	e := &pb.Entry{Index: proto.Uint64(uint64(it.index)), Term: proto.Uint64(b.term), Type: pb.EntryNormal.Enum()}
+	e := pb.Entry{Index: uint64(it.index), Term: b.term, Type: pb.EntryNormal}
 	p.at[uint64(it.index)] = it.payload
 	if it.rec == nil {
-		e.Type, e.Data = pb.EntryType(b.entry.Type).Enum(), b.entry.Data
+		e.Type, e.Data = pb.EntryType(b.entry.Type), b.entry.Data
 		return e
 	}
 	e.Data = consensus.Entry{Kind: it.rec.Kind, Name: it.rec.Name}.Encode()
@@ -199,7 +198,7 @@ func (g *Group) groupState(at store.Checkpoint) diskdir.GroupState {
 
 // encodeState is what a superblock keeps of a state.
 func encodeState(at consensus.State) (diskdir.GroupState, error) {
-	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(at.Members)
+	b, err := at.Members.Marshal()
 	if err != nil {
 		return diskdir.GroupState{}, fmt.Errorf("encode members: %w", err)
 	}

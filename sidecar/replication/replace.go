@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/remora-storage/remora/cachefs/store"
 )
@@ -41,11 +40,11 @@ func (g *Group) distrust(err error) error {
 // othersVote tells whether the group, as it was at the checkpoint, has voters beside this replica.
 func (g *Group) othersVote(members []byte) bool {
 	conf := &pb.ConfState{}
-	if members == nil || proto.Unmarshal(members, conf) != nil {
+	if members == nil || conf.Unmarshal(members) != nil {
 		return false
 	}
 	self := uint64(g.key().replica)
-	return slices.ContainsFunc(conf.GetVoters(), func(id uint64) bool { return id != self })
+	return slices.ContainsFunc(conf.Voters, func(id uint64) bool { return id != self })
 }
 
 // openState opens the store, or finds that it is being replaced, or must be.

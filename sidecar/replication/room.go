@@ -90,7 +90,7 @@ func (d *Disk) spare() (int64, error) {
 // tellRoom adds to a heartbeat what the least is, and whose, and to an answer what there is here.
 func (p *peers) tellRoom(m *pb.Message) {
 	le := binary.LittleEndian
-	switch m.GetType() {
+	switch m.Type {
 	case pb.MsgHeartbeatResp:
 		if len(m.Context) == 0 {
 			m.Context = le.AppendUint64(make([]byte, 0, 8), uint64(p.room.own.Load()))
@@ -98,7 +98,7 @@ func (p *peers) tellRoom(m *pb.Message) {
 	case pb.MsgHeartbeat:
 		t := p.least()
 		if own := p.room.own.Load(); own < t.bytes {
-			t.bytes, t.from = own, m.GetFrom()
+			t.bytes, t.from = own, m.From
 		}
 		m.Context = le.AppendUint64(le.AppendUint64(m.Context, uint64(t.bytes)), t.from)
 	}
@@ -108,10 +108,10 @@ func (p *peers) tellRoom(m *pb.Message) {
 func (p *peers) hearRoom(m *pb.Message) {
 	at := len(m.Context)
 	switch {
-	case m.GetType() == pb.MsgHeartbeatResp && at == 8:
-		p.room.peer[m.GetFrom()] = toldRoom(m.Context, m.GetFrom(), p.ticks)
+	case m.Type == pb.MsgHeartbeatResp && at == 8:
+		p.room.peer[m.From] = toldRoom(m.Context, m.From, p.ticks)
 		m.Context = nil
-	case m.GetType() == pb.MsgHeartbeat && at >= 16:
+	case m.Type == pb.MsgHeartbeat && at >= 16:
 		p.room.least = toldRoom(m.Context[at-16:], binary.LittleEndian.Uint64(m.Context[at-8:]), p.ticks)
 		m.Context = m.Context[:at-16]
 	}
@@ -130,7 +130,7 @@ func (p *peers) least() told {
 		}
 		return least
 	}
-	for _, id := range p.core.Members().GetVoters() {
+	for _, id := range p.core.Members().Voters {
 		if t, said := p.room.peer[id]; said && p.ticks-t.tick < roomTicks && t.bytes < least.bytes {
 			least = t
 		}

@@ -117,15 +117,15 @@ func (o *simOracle) forced(l *simLife) {
 	}
 	o.loss.log = map[record.Index]simEntry{}
 	for _, e := range l.group.peers.core.Entries() {
-		at := simEntry{term: e.GetTerm()}
-		if e.GetType() == pb.EntryNormal && len(e.GetData()) > 0 {
-			_, name, err := consensus.DecodeName(e.GetData())
+		at := simEntry{term: e.Term}
+		if e.Type == pb.EntryNormal && len(e.Data) > 0 {
+			_, name, err := consensus.DecodeName(e.Data)
 			if err != nil {
 				o.s.violateLocked("node %d: %v", l.n.id, err)
 			}
 			at.name = name
 		}
-		o.loss.log[record.Index(e.GetIndex())] = at
+		o.loss.log[record.Index(e.Index)] = at
 	}
 }
 

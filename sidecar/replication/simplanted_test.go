@@ -27,15 +27,15 @@ func TestPlantedInGroups(t *testing.T) {
 		{"records are applied before they are committed", []edit{
 			{consensus + "core.go", "\tout.Writes = append(out.Writes, w)\n",
 				"\tout.Writes = append(out.Writes, w)\n\tc.commit(&pb.Message{Entries: w.Entries}, out)\n"},
-			{consensus + "core.go", "\t\tdone := Committed{Index: e.GetIndex(), Term: e.GetTerm()}\n",
-				"\t\tif e.GetIndex() != c.delivered+1 {\n\t\t\tcontinue\n\t\t}\n\t\tdone := Committed{Index: e.GetIndex(), Term: e.GetTerm()}\n"},
+			{consensus + "core.go", "\t\tdone := Committed{Index: e.Index, Term: e.Term}\n",
+				"\t\tif e.Index != c.delivered+1 {\n\t\t\tcontinue\n\t\t}\n\t\tdone := Committed{Index: e.Index, Term: e.Term}\n"},
 			{consensus + "retain.go", "func (c *Core) compact(upTo uint64) {\n", "func (c *Core) compact(upTo uint64) {\n\tupTo = min(upTo, c.raw.BasicStatus().Applied)\n"}}},
 		{"the journal is not synced", []edit{
 			{core + "disk.go", "\tlsn, err := d.sync()\n", "\tlsn, err := d.journal.End(), error(nil)\n"}}},
 		{"a follower answers before its journal is synced", []edit{
 			{consensus + "core.go", "\tout.Writes = append(out.Writes, w)\n", "\tout.Writes = append(out.Writes, w)\n" +
-				"\tfor _, r := range w.responses {\n\t\tif r.GetTo() != c.id {\n" +
-				"\t\t\tout.Messages = append(out.Messages, Message{To: r.GetTo(), From: c.id, Raft: r})\n\t\t}\n\t}\n"}}},
+				"\tfor i := range w.responses {\n\t\tif r := &w.responses[i]; r.To != c.id {\n" +
+				"\t\t\tout.Messages = append(out.Messages, Message{To: r.To, From: c.id, Raft: r})\n\t\t}\n\t}\n"}}},
 		{"the epoch of a record is ignored", []edit{
 			{record + "acceptance.go", "\t\tif n.Epoch != a.Epoch || n.Incarnation != a.Incarnation || n.Seq != a.Last+1 {\n", "\t\tif n.Seq != a.Last+1 {\n"}}},
 		{"an older owner opens its epoch after a newer one", []edit{
@@ -60,7 +60,7 @@ func TestPlantedInGroups(t *testing.T) {
 			{core + "install.go", "\thas := g.has(index, term)\n", "\thas := g.has(index, term) || true\n"}}},
 		{"a replica that was alone becomes one of several without a durable mark", []edit{
 			{core + "rejoin.go", "\ts := diskdir.GroupState{Term: at.Term, Members: b}\n",
-				"\ts := diskdir.GroupState{Term: at.Term, Members: b}\n\tif len(at.Members.GetVoters()) < 2 {\n\t\ts.Members = nil\n\t}\n"}}},
+				"\ts := diskdir.GroupState{Term: at.Term, Members: b}\n\tif len(at.Members.Voters) < 2 {\n\t\ts.Members = nil\n\t}\n"}}},
 		{"a learner becomes a voter before its content is here and verified", []edit{
 			{core + "fill.go", "\tif s == nil || !s.Complete() {\n", "\tif s == nil {\n"}}},
 	} {

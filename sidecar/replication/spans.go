@@ -30,14 +30,14 @@ const maxFlights = 256
 
 // sent remembers when entries went to a peer. g.mu is held.
 func (p *peers) sent(to uint64, m *pb.Message) {
-	n := len(m.GetEntries())
-	if n == 0 || m.GetType() != pb.MsgApp {
+	n := len(m.Entries)
+	if n == 0 || m.Type != pb.MsgApp {
 		return
 	}
 	if len(p.flights[to]) == maxFlights {
 		p.flights[to] = p.flights[to][1:]
 	}
-	p.flights[to] = append(p.flights[to], flight{m.GetEntries()[n-1].GetIndex(), telemetry.Now()})
+	p.flights[to] = append(p.flights[to], flight{m.Entries[n-1].Index, telemetry.Now()})
 }
 
 // timesBytes are the context of an answer: how long its records waited for the sync of the journal, and how long that took, in nanoseconds,
@@ -47,7 +47,7 @@ const timesBytes = 8
 // addTimes adds them to answers that were due when a sync was over.
 func addTimes(answers []consensus.Message, since, start, end int64) {
 	for _, m := range answers {
-		if m.Raft.GetType() == pb.MsgAppResp && !m.Raft.GetReject() {
+		if m.Raft.Type == pb.MsgAppResp && !m.Raft.Reject {
 			b := binary.LittleEndian.AppendUint32(make([]byte, 0, timesBytes), nanoseconds(start-since))
 			m.Raft.Context = binary.LittleEndian.AppendUint32(b, nanoseconds(end-start))
 		}
@@ -59,22 +59,22 @@ func nanoseconds(d int64) uint32 { return uint32(min(max(d, 0), math.MaxUint32))
 // answered makes a span of the time that a peer took. One that was not needed for the commit comes late, and is a child of the newest one.
 func (g *Group) answered(m *pb.Message) {
 	p := g.peers
-	if m.GetType() != pb.MsgAppResp || m.GetReject() {
+	if m.Type != pb.MsgAppResp || m.Reject {
 		return
 	}
-	flights, n := p.flights[m.GetFrom()], 0
-	for n < len(flights) && flights[n].index <= m.GetIndex() {
+	flights, n := p.flights[m.From], 0
+	for n < len(flights) && flights[n].index <= m.Index {
 		n++
 	}
 	if n == 0 {
 		return
 	}
 	done := part{index: flights[n-1].index}
-	done.Part = telemetry.Part{Peer: m.GetFrom(), Start: flights[n-1].since, End: telemetry.Now()}
-	if b := m.GetContext(); len(b) == timesBytes { // a peer of an older version says nothing
+	done.Part = telemetry.Part{Peer: m.From, Start: flights[n-1].since, End: telemetry.Now()}
+	if b := m.Context; len(b) == timesBytes { // a peer of an older version says nothing
 		done.Waited, done.Synced = int64(binary.LittleEndian.Uint32(b)), int64(binary.LittleEndian.Uint32(b[4:]))
 	}
-	p.flights[m.GetFrom()] = flights[n:]
+	p.flights[m.From] = flights[n:]
 	if done.index <= uint64(g.core.committed) {
 		g.cfg.Trace.Part(g.commit, done.Part)
 		return

@@ -6,7 +6,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/remora-storage/remora/cachefs/record"
 	"github.com/remora-storage/remora/sidecar/replication/consensus"
@@ -18,10 +17,10 @@ func TestSweep(t *testing.T) {
 	name := func(epoch, seq uint64) record.Name {
 		return record.Name{Epoch: record.Epoch(epoch), Incarnation: record.Incarnation(epoch), Seq: record.Seq(seq)}
 	}
-	entry := func(n record.Name) *pb.Entry {
-		return &pb.Entry{Index: proto.Uint64(1), Term: proto.Uint64(1), Type: pb.EntryNormal.Enum(), Data: consensus.Entry{Kind: record.Change, Name: n}.Encode()}
+	entry := func(n record.Name) pb.Entry {
+		return pb.Entry{Index: 1, Term: 1, Type: pb.EntryNormal, Data: consensus.Entry{Kind: record.Change, Name: n}.Encode()}
 	}
-	core, err := consensus.New(consensus.Config{ID: 1, Members: &pb.ConfState{Voters: []uint64{1, 2, 3}}, Entries: []*pb.Entry{entry(name(2, 1))}, Logger: slog.New(slog.DiscardHandler)})
+	core, err := consensus.New(consensus.Config{ID: 1, Members: &pb.ConfState{Voters: []uint64{1, 2, 3}}, Entries: []pb.Entry{entry(name(2, 1))}, Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	p := &peers{core: core, table: map[record.Name]*item{}}
 	g := &Group{peers: p}
@@ -29,7 +28,7 @@ func TestSweep(t *testing.T) {
 		p.put(&item{rec: &record.Record{Header: record.Header{Kind: record.Change, Name: n}}, payload: 7})
 	}
 	p.table[name(2, 2)].own = true                                                              // this owner proposes it again
-	p.backlog = []consensus.Write{{Entries: []*pb.Entry{entry(name(2, 3))}}}                    // to be written to the journal
+	p.backlog = []consensus.Write{{Entries: []pb.Entry{entry(name(2, 3))}}}                     // to be written to the journal
 	p.table[name(1, 9)].index, p.table[name(1, 8)].done, p.table[name(1, 8)].index = 1, true, 1 // its place in the log is another's now
 	g.sweep()
 	require.Len(t, p.table, 3)

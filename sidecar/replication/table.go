@@ -51,9 +51,9 @@ const sweepTicks = 100
 func (g *Group) sweep() {
 	p := g.peers
 	in := map[record.Name]bool{}
-	note := func(entries []*pb.Entry) {
+	note := func(entries []pb.Entry) {
 		for _, e := range entries {
-			if _, n, err := consensus.DecodeName(e.GetData()); err == nil {
+			if _, n, err := consensus.DecodeName(e.Data); err == nil {
 				in[n] = true
 			}
 		}
@@ -133,7 +133,7 @@ func (g *Group) forgetLog(compact func()) {
 	base, entries := p.core.Base(), p.core.Entries()
 	compact()
 	for _, e := range entries[:p.core.Base()-base] {
-		if _, n, err := consensus.DecodeName(e.GetData()); err == nil {
+		if _, n, err := consensus.DecodeName(e.Data); err == nil {
 			if it := p.table[n]; it != nil && it.done && uint64(it.index) <= p.core.Base() {
 				p.drop(n)
 			}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/remora-storage/remora/cachefs/record"
 	"github.com/remora-storage/remora/sidecar/replication/consensus"
@@ -52,15 +51,15 @@ func (g *Group) sendRaft(to uint64, m *pb.Message) {
 	for {
 		body := [][]byte{nil}
 		bytes, n := 0, 0
-		for ; n < len(m.GetEntries()); n++ {
-			parts, size, err := g.payloadOf(m.GetEntries()[n])
+		for ; n < len(m.Entries); n++ {
+			parts, size, err := g.payloadOf(&m.Entries[n])
 			if err != nil && g.witness() {
 				g.failLocked(err)
 				return
 			}
 			if err != nil {
 				g.cfg.Logger.Warn("a peer needs a record that is not here any more: it will be caught up by a copy", "err", err)
-				g.forgetLog(func() { g.peers.core.Forget(min(m.GetEntries()[n].GetIndex(), uint64(g.applied))) })
+				g.forgetLog(func() { g.peers.core.Forget(min(m.Entries[n].Index, uint64(g.applied))) })
 				return
 			}
 			if n > 0 && bytes+size > messageBytes {
@@ -70,22 +69,21 @@ func (g *Group) sendRaft(to uint64, m *pb.Message) {
 			body = append(body, parts...)
 		}
 		first := m
-		if n < len(m.GetEntries()) {
-			rest := m.GetEntries()[n:]
-			first = proto.Clone(m).(*pb.Message)
-			first.Entries = m.GetEntries()[:n]
-			prev := m.GetEntries()[n-1]
-			m = proto.Clone(m).(*pb.Message)
-			m.Index, m.LogTerm, m.Entries = prev.Index, prev.Term, rest
+		if n < len(m.Entries) {
+			rest := m.Entries[n:]
+			begin, end, prev := *m, *m, m.Entries[n-1]
+			begin.Entries = m.Entries[:n]
+			end.Index, end.LogTerm, end.Entries = prev.Index, prev.Term, rest
+			first, m = &begin, &end
 		}
 		g.peers.tellRoom(first)
-		b, err := proto.Marshal(first)
-		if err != nil {
+		head := make([]byte, 4+first.Size())
+		binary.LittleEndian.PutUint32(head, uint32(len(head)-4))
+		if _, err := first.MarshalTo(head[4:]); err != nil {
 			g.failLocked(fmt.Errorf("encode a message: %w", err))
 			return
 		}
-		head := binary.LittleEndian.AppendUint32(make([]byte, 0, 4+len(b)), uint32(len(b)))
-		body[0] = append(head, b...)
+		body[0] = head
 		g.peers.sent(to, first)
 		g.peers.sendTo(to, FrameRaft, body...)
 		if first == m {
@@ -121,10 +119,10 @@ func (g *Group) sendPropose(to uint64, p *consensus.Propose) {
 }
 
 func (g *Group) payloadOf(e *pb.Entry) ([][]byte, int, error) {
-	if e.GetType() != pb.EntryNormal || len(e.GetData()) == 0 {
+	if e.Type != pb.EntryNormal || len(e.Data) == 0 {
 		return nil, 0, nil
 	}
-	_, n, err := consensus.DecodeName(e.GetData())
+	_, n, err := consensus.DecodeName(e.Data)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -218,17 +216,20 @@ func (g *Group) decode(kind uint8, from uint64, body []byte) (m consensus.Messag
 	switch kind {
 	case FrameRaft:
 		m.Raft = &pb.Message{}
-		if err := proto.Unmarshal(d.bytes(int(d.u32())), m.Raft); err != nil {
+		if err := m.Raft.Unmarshal(d.bytes(int(d.u32()))); err != nil {
 			return m, nil, fmt.Errorf("%w: %w", ErrMessage, err)
 		}
-		if m.Raft.GetFrom() != from || m.Raft.GetTo() != m.To {
-			return m, nil, fmt.Errorf("%w: from %x to %x in a frame from %x to %x", ErrMessage, m.Raft.GetFrom(), m.Raft.GetTo(), from, m.To)
+		if m.Raft.From != from || m.Raft.To != m.To {
+			return m, nil, fmt.Errorf("%w: from %x to %x in a frame from %x to %x", ErrMessage, m.Raft.From, m.Raft.To, from, m.To)
 		}
-		for i, e := range m.Raft.GetEntries() {
-			if e.GetType() != pb.EntryNormal || len(e.GetData()) == 0 {
+		for i, e := range m.Raft.Entries {
+			if e.Type < pb.EntryNormal || e.Type > pb.EntryConfChangeV2 {
+				return m, nil, fmt.Errorf("%w: an entry of type %d, which this version does not know", ErrMessage, e.Type)
+			}
+			if e.Type != pb.EntryNormal || len(e.Data) == 0 {
 				continue
 			}
-			if d.record(e.GetData()); d.sealed {
+			if d.record(e.Data); d.sealed {
 				// It is of an incarnation whose Owner record has not come here. Raft must see the message all the same: only its answer tells
 				// the leader what is missing.
 				m.Raft.Entries, d.b, d.err = m.Raft.Entries[:i], nil, nil

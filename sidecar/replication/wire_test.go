@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/raft/v3/raftpb"
 
 	"github.com/remora-storage/remora/cachefs/record"
 	"github.com/remora-storage/remora/sidecar/replication"
@@ -58,6 +59,8 @@ func TestMessagesThatAreNone(t *testing.T) {
 		}
 		if l.kind == replication.FrameRaft {
 			refused(l, l.kind, l.from+100, l.body, "not from who it says")
+			refused(l, l.kind, l.from, withEntry(t, l.body, 7), "an entry of a type that nobody knows")
+			refused(l, l.kind, l.from, withEntry(t, l.body, -1), "an entry of a type that is none")
 		}
 		behind := behindNames(l)
 		if behind == 0 || behind >= len(l.body) || records >= 20 { // no record
@@ -101,6 +104,17 @@ func TestMessagesThatAreNone(t *testing.T) {
 		require.NoError(t, n.group.Status().Err)
 	}
 	require.Eventually(t, func() bool { return n.group.Status().Group.Leader != 0 }, time.Minute, time.Millisecond)
+}
+
+// withEntry is a message of Raft to which an entry without data is added, of some type.
+func withEntry(t *testing.T, body []byte, of pb.EntryType) []byte {
+	size := binary.LittleEndian.Uint32(body)
+	var m pb.Message
+	require.NoError(t, m.Unmarshal(body[4:4+size]))
+	m.Entries = append(m.Entries, pb.Entry{Type: of})
+	b, err := m.Marshal()
+	require.NoError(t, err)
+	return append(append(binary.LittleEndian.AppendUint32(nil, uint32(len(b))), b...), body[4+size:]...)
 }
 
 // behindNames is where the first record of a frame begins; 0 if it can have none.

@@ -104,12 +104,12 @@ func (g *Group) least() (to record.Index, laggard uint64) {
 	p := g.peers
 	conf, self := p.core.Members(), uint64(g.key().replica)
 	to = g.applied
-	for _, id := range slices.Concat(conf.GetVoters(), conf.GetVotersOutgoing()) {
+	for _, id := range slices.Concat(conf.Voters, conf.VotersOutgoing) {
 		if at := record.Index(p.reports[id].index); id != self && (at < to || laggard == 0) {
 			to, laggard = min(to, at), id
 		}
 	}
-	for _, id := range slices.Concat(conf.GetLearners(), conf.GetLearnersNext()) {
+	for _, id := range slices.Concat(conf.Learners, conf.LearnersNext) {
 		if id == self || p.isWitness(id) {
 			continue
 		}
@@ -151,10 +151,10 @@ func (g *Group) truncate() error {
 func (p *peers) floorAt(to record.Index) (store.Checkpoint, error) {
 	at := p.floor
 	for _, e := range p.core.Entries() {
-		if i := record.Index(e.GetIndex()); i <= at.Index || i > to || e.GetType() != pb.EntryNormal || len(e.GetData()) == 0 {
+		if i := record.Index(e.Index); i <= at.Index || i > to || e.Type != pb.EntryNormal || len(e.Data) == 0 {
 			continue
 		}
-		kind, n, err := consensus.DecodeName(e.GetData())
+		kind, n, err := consensus.DecodeName(e.Data)
 		if err != nil {
 			return at, err
 		}
@@ -241,7 +241,7 @@ func (g *Group) covered(want []Member, s *consensus.Status) []Member {
 
 // givenUp is the change that takes a member out for which the witness keeps more than it may, and which has not been heard of for long. The
 // witness gives up its vote, too, where it would be one of two. g.mu is held.
-func (g *Group) givenUp(want []Member, s *consensus.Status) []*pb.ConfChangeSingle {
+func (g *Group) givenUp(want []Member, s *consensus.Status) []pb.ConfChangeSingle {
 	p := g.peers
 	for _, m := range want {
 		r := p.reports[m.ID]
@@ -252,7 +252,7 @@ func (g *Group) givenUp(want []Member, s *consensus.Status) []*pb.ConfChangeSing
 		if id == s.ID || id == m.ID || !slices.Contains(s.Voters, id) || p.ticks-p.heard[id] < absentTicks || s.Peers[id].Active {
 			continue
 		}
-		changes := []*pb.ConfChangeSingle{single(pb.ConfChangeRemoveNode, id)}
+		changes := []pb.ConfChangeSingle{single(pb.ConfChangeRemoveNode, id)}
 		if len(s.Voters) == 3 {
 			changes = append(changes, single(pb.ConfChangeAddLearnerNode, m.ID))
 		}

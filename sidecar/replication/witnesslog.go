@@ -9,7 +9,6 @@ import (
 	"time"
 
 	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/remora-storage/remora/sidecar/replication/consensus"
 )
@@ -63,7 +62,7 @@ func (g *Group) logBehind(at, to uint64) (body []byte, last uint64, err error) {
 	var records []byte
 	n := 0
 	for ; n < len(entries) && len(records) < logBatch; n++ {
-		parts, _, err := g.payloadOf(entries[n])
+		parts, _, err := g.payloadOf(&entries[n])
 		if err != nil {
 			g.failLocked(err)
 			return nil, at, err
@@ -75,13 +74,13 @@ func (g *Group) logBehind(at, to uint64) (body []byte, last uint64, err error) {
 	if n == 0 {
 		return nil, at, nil
 	}
-	m := &pb.Message{Type: pb.MsgApp.Enum(), From: proto.Uint64(uint64(g.key().replica)), To: proto.Uint64(to), Index: proto.Uint64(at), LogTerm: proto.Uint64(term), Entries: entries[:n]}
-	b, err := proto.Marshal(m)
+	m := &pb.Message{Type: pb.MsgApp, From: uint64(g.key().replica), To: to, Index: at, LogTerm: term, Entries: entries[:n]}
+	b, err := m.Marshal()
 	if err != nil {
 		return nil, at, err
 	}
 	body = append(binary.LittleEndian.AppendUint32(nil, uint32(len(b))), b...)
-	return append(body, records...), entries[n-1].GetIndex(), nil
+	return append(body, records...), entries[n-1].Index, nil
 }
 
 // byLog takes what this replica lacks from a witness, if there is one that has it; false if nothing came.

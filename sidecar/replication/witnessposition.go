@@ -35,7 +35,7 @@ func (g *Group) position(ctx context.Context, leader uint64) error {
 		return err
 	}
 	m, self := state.Members, uint64(g.key().replica)
-	if !slices.Contains(slices.Concat(m.GetVoters(), m.GetVotersOutgoing(), m.GetLearners(), m.GetLearnersNext()), self) {
+	if !slices.Contains(slices.Concat(m.Voters, m.VotersOutgoing, m.Learners, m.LearnersNext), self) {
 		return fmt.Errorf("%016x at index %d does not know this witness as a member", leader, state.Index)
 	}
 	if state.Index == 0 {
@@ -130,7 +130,7 @@ func (g *Group) sendPosition(w io.Writer) error {
 		state = consensus.State{Members: members}
 	}
 	g.mu.Unlock()
-	if stop || err != nil || len(members.GetVoters()) == 0 {
+	if stop || err != nil || len(members.Voters) == 0 {
 		return errors.Join(errNotHere, err)
 	}
 	head, err := stateHeader(state)

@@ -9,7 +9,6 @@ import (
 
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/remora-storage/remora/cachefs/record"
 )
@@ -30,7 +29,7 @@ type Config struct {
 	Acceptance record.Acceptance
 	Members    *pb.ConfState // at that index
 	Hard       HardState
-	Entries    []*pb.Entry // behind the checkpoint, without a gap
+	Entries    []pb.Entry // behind the checkpoint, without a gap
 	// Ignore changes of members up to this index: they are not to happen any more.
 	Ignore uint64
 	// Witness: it asks to lead only when nobody else does.
@@ -78,12 +77,15 @@ type Core struct {
 
 // New starts a replica. It is a follower until Raft says otherwise.
 func New(cfg Config) (*Core, error) {
+	if cfg.Members == nil {
+		cfg.Members = &pb.ConfState{}
+	}
 	c := &Core{id: cfg.ID, acceptance: cfg.Acceptance, delivered: cfg.Index, ignore: cfg.Ignore, witness: cfg.Witness, members: []membership{{cfg.Index, cfg.Members}},
 		history: cfg.Terms, held: map[uint64]Message{}, owners: map[uint64]uint64{}, asked: map[uint64]uint64{}}
 	c.log = memory{initial: cfg.Members, base: cfg.Index, term: cfg.Term, entries: cfg.Entries, snapshot: c.snapshot}
 	hard := cfg.Hard
 	hard.Commit = min(max(hard.Commit, cfg.Index), c.log.last())
-	c.log.hard = &pb.HardState{Term: proto.Uint64(hard.Term), Vote: proto.Uint64(hard.Vote), Commit: proto.Uint64(hard.Commit)}
+	c.log.hard = pb.HardState{Term: hard.Term, Vote: hard.Vote, Commit: hard.Commit}
 	raw, err := raft.NewRawNode(&raft.Config{
 		ID: cfg.ID, ElectionTick: ElectionTicks, HeartbeatTick: HeartbeatTicks, Storage: &c.log, Applied: cfg.Index,
 		AsyncStorageWrites: true, MaxSizePerMsg: 16 << 10, MaxCommittedSizePerReady: 1 << 20, MaxInflightMsgs: 64,
@@ -100,14 +102,14 @@ func New(cfg Config) (*Core, error) {
 func (c *Core) Step(m Message) error {
 	switch {
 	case m.Raft != nil:
-		if t := m.Raft.GetType(); raft.IsLocalMsg(t) || t == pb.MsgProp {
+		if t := m.Raft.Type; t < 0 || raft.IsLocalMsg(t) || t == pb.MsgProp {
 			return fmt.Errorf("a %s never comes from a peer", t)
 		}
 		c.hear(m.Raft)
-		if m.Raft.GetFrom() == c.leader {
+		if m.Raft.From == c.leader {
 			c.alive = c.ticks
 		}
-		return c.raw.Step(m.Raft)
+		return c.raw.Step(*m.Raft)
 	case m.Propose != nil:
 		c.owners[m.From] = c.ticks
 		c.waiting = append(c.waiting, m) // until all of the log is known: Ready
@@ -121,11 +123,11 @@ func (c *Core) Step(m Message) error {
 
 // Write is what must become durable, in the order in which Ready gives it.
 type Write struct {
-	Entries   []*pb.Entry
+	Entries   []pb.Entry
 	Hard      *HardState // nil: as it was
 	Restored  bool       // the log begins anew at Start: bindings behind it are void
 	Start     uint64
-	responses []*pb.Message
+	responses []pb.Message
 	// Urgent is false if nobody waits for it.
 	Urgent bool
 }
@@ -181,15 +183,16 @@ func (c *Core) take(out *Output) {
 		c.stream.next = 0 // to the new leader, everything
 		c.proposer = 0
 	}
-	for _, m := range rd.Messages {
-		switch m.GetTo() {
+	for i := range rd.Messages {
+		m := &rd.Messages[i] // Raft has let go of it
+		switch m.To {
 		case raft.LocalAppendThread:
 			c.write(m, out)
 		case raft.LocalApplyThread:
 			c.commit(m, out)
 		default:
 			if c.tell(m); !c.hold(m) {
-				out.Messages = append(out.Messages, Message{To: m.GetTo(), From: c.id, Raft: m})
+				out.Messages = append(out.Messages, Message{To: m.To, From: c.id, Raft: m})
 			}
 		}
 	}
@@ -199,17 +202,17 @@ func (c *Core) take(out *Output) {
 // and if there is none the next tick. Between two records of an owner that waits for each, it would be half of all messages. An owner
 // elsewhere waits for it, and gets it at once. For Raft it is a message that was late.
 func (c *Core) hold(m *pb.Message) bool {
-	if m.GetType() != pb.MsgApp {
+	if m.Type != pb.MsgApp {
 		return false
 	}
-	if len(m.GetEntries()) > 0 {
-		delete(c.held, m.GetTo())
+	if len(m.Entries) > 0 {
+		delete(c.held, m.To)
 		return false
 	}
-	if at, owns := c.owners[m.GetTo()]; owns && c.ticks-at < ElectionTicks {
+	if at, owns := c.owners[m.To]; owns && c.ticks-at < ElectionTicks {
 		return false
 	}
-	c.held[m.GetTo()] = Message{To: m.GetTo(), From: c.id, Raft: m}
+	c.held[m.To] = Message{To: m.To, From: c.id, Raft: m}
 	return true
 }
 
@@ -227,22 +230,22 @@ func (c *Core) release() {
 }
 
 func (c *Core) write(m *pb.Message, out *Output) {
-	w := Write{Entries: m.GetEntries(), responses: m.GetResponses(), Urgent: len(m.GetResponses()) > 0}
-	if m.Term != nil {
-		h := HardState{m.GetTerm(), m.GetVote(), m.GetCommit()}
-		if h.Term != c.log.hard.GetTerm() || h.Vote != c.log.hard.GetVote() || len(w.Entries) > 0 {
+	w := Write{Entries: m.Entries, responses: m.Responses, Urgent: len(m.Responses) > 0}
+	if m.Term != 0 {
+		h := HardState{m.Term, m.Vote, m.Commit}
+		if h.Term != c.log.hard.Term || h.Vote != c.log.hard.Vote || len(w.Entries) > 0 {
 			w.Hard = &h
 		}
 		c.term = h.Term
-		c.log.hard = &pb.HardState{Term: m.Term, Vote: m.Vote, Commit: m.Commit}
+		c.log.hard = pb.HardState{Term: m.Term, Vote: m.Vote, Commit: m.Commit}
 	}
-	if s := m.GetSnapshot(); s != nil && !raft.IsEmptySnap(s) {
-		at := s.GetMetadata()
-		c.log.restore(at.GetIndex(), at.GetTerm())
+	if s := m.Snapshot; s != nil && !raft.IsEmptySnap(*s) {
+		at := s.Metadata
+		c.log.restore(at.Index, at.Term)
 		c.history, c.restoring = c.restoring, nil
-		c.members = []membership{{at.GetIndex(), at.GetConfState()}}
-		c.delivered = at.GetIndex()
-		w.Restored, w.Start = true, at.GetIndex()
+		c.members = []membership{{at.Index, &s.Metadata.ConfState}}
+		c.delivered = at.Index
+		w.Restored, w.Start = true, at.Index
 	}
 	if err := c.log.append(w.Entries); err != nil {
 		c.failed = err
@@ -254,37 +257,39 @@ func (c *Core) write(m *pb.Message, out *Output) {
 // Wrote says that a write is durable, and returns what may be sent now.
 func (c *Core) Wrote(w Write) []Message {
 	var send []Message
-	for _, m := range w.responses {
-		if m.GetTo() == c.id {
-			_ = c.raw.Step(m) // of a term that is over: means nothing any more
+	for i := range w.responses {
+		m := &w.responses[i]
+		if m.To == c.id {
+			_ = c.raw.Step(*m) // of a term that is over: means nothing any more
 		} else {
 			c.tell(m)
-			send = append(send, Message{To: m.GetTo(), From: c.id, Raft: m})
+			send = append(send, Message{To: m.To, From: c.id, Raft: m})
 		}
 	}
 	return send
 }
 
 func (c *Core) commit(m *pb.Message, out *Output) {
-	for _, e := range m.GetEntries() {
-		done := Committed{Index: e.GetIndex(), Term: e.GetTerm()}
+	for i := range m.Entries {
+		e := &m.Entries[i]
+		done := Committed{Index: e.Index, Term: e.Term}
 		if err := c.commitOne(e, &done); err != nil {
-			c.failed = fmt.Errorf("entry %d: %w", e.GetIndex(), err)
+			c.failed = fmt.Errorf("entry %d: %w", e.Index, err)
 			return
 		}
 		c.delivered = done.Index
 		out.Committed = append(out.Committed, done)
 	}
-	for _, r := range m.GetResponses() {
+	for _, r := range m.Responses {
 		_ = c.raw.Step(r)
 	}
 	c.stream.review(c.acceptance)
 }
 
 func (c *Core) commitOne(e *pb.Entry, done *Committed) error {
-	switch e.GetType() {
+	switch e.Type {
 	case pb.EntryConfChange, pb.EntryConfChangeV2:
-		if e.GetIndex() <= c.ignore {
+		if e.Index <= c.ignore {
 			return nil
 		}
 		change, err := confChange(e)
@@ -294,13 +299,13 @@ func (c *Core) commitOne(e *pb.Entry, done *Committed) error {
 		// Who starts again goes by the members that it knows to be committed. If those that are left did not know of a change, they might
 		// wait for members that were lost since, or for one that takes itself for a learner: so the commit index is made durable with it.
 		c.persist = true
-		c.members = append(c.members, membership{e.GetIndex(), c.raw.ApplyConfChange(change)})
+		c.members = append(c.members, membership{e.Index, c.raw.ApplyConfChange(change)})
 		return nil
 	}
-	if len(e.GetData()) == 0 {
+	if len(e.Data) == 0 {
 		return nil // of a new leader
 	}
-	kind, name, err := DecodeName(e.GetData())
+	kind, name, err := DecodeName(e.Data)
 	if err != nil {
 		return err
 	}

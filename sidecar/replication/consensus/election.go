@@ -26,7 +26,7 @@ func (c *Core) Tick() {
 
 // Campaign asks to lead now, if this replica may: for a group that was just started, whose owner is here.
 func (c *Core) Campaign() {
-	if slices.Contains(c.Members().GetVoters(), c.id) {
+	if slices.Contains(c.Members().Voters, c.id) {
 		_ = c.raw.Campaign()
 	}
 }
@@ -39,7 +39,7 @@ func (c *Core) Gone(peer uint64) {
 		return
 	}
 	if c.raw.ForgetLeader() == nil {
-		c.campaign = c.ticks + patience(c.Members().GetVoters(), c.id)
+		c.campaign = c.ticks + patience(c.Members().Voters, c.id)
 		if c.witness {
 			c.campaign += 2 * ElectionTicks
 		}

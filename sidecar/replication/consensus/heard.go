@@ -5,7 +5,6 @@ import (
 
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 )
 
 // A replica knows of the commit index only as far as its log reaches. So one that comes back, and has applied all that it has, would take
@@ -23,14 +22,14 @@ const commitBytes = 8
 // need its vote by the old members, which it refuses where its log is longer, and it does not ask for theirs.
 func (c *Core) tell(m *pb.Message) {
 	le := binary.LittleEndian
-	switch m.GetType() {
+	switch m.Type {
 	case pb.MsgHeartbeat:
 		if len(m.Context) == 0 {
-			m.Context = le.AppendUint64(make([]byte, 0, commitBytes), c.raw.BasicStatus().HardState.GetCommit())
+			m.Context = le.AppendUint64(make([]byte, 0, commitBytes), c.raw.BasicStatus().HardState.Commit)
 		}
 	case pb.MsgVoteResp, pb.MsgPreVoteResp:
-		index := min(c.delivered, c.asked[m.GetTo()])
-		if term, err := c.log.Term(index); m.GetReject() && err == nil && len(m.Context) == 0 {
+		index := min(c.delivered, c.asked[m.To])
+		if term, err := c.log.Term(index); m.Reject && err == nil && len(m.Context) == 0 {
 			m.Context = le.AppendUint64(le.AppendUint64(make([]byte, 0, 2*commitBytes), index), term)
 		}
 	}
@@ -38,30 +37,30 @@ func (c *Core) tell(m *pb.Message) {
 
 // hear takes what others say, and takes it off where it is not Raft's.
 func (c *Core) hear(m *pb.Message) {
-	commit := m.GetCommit()
-	switch m.GetType() {
+	commit := m.Commit
+	switch m.Type {
 	case pb.MsgApp:
 	case pb.MsgHeartbeat:
 		if len(m.Context) == commitBytes {
 			commit, m.Context = binary.LittleEndian.Uint64(m.Context), nil
 		}
 	case pb.MsgVote, pb.MsgPreVote:
-		c.asked[m.GetFrom()] = m.GetIndex()
+		c.asked[m.From] = m.Index
 		return
 	case pb.MsgVoteResp, pb.MsgPreVoteResp:
 		if len(m.Context) == 2*commitBytes {
 			index, term := binary.LittleEndian.Uint64(m.Context), binary.LittleEndian.Uint64(m.Context[commitBytes:])
 			m.Context = nil
-			c.believe(m.GetFrom(), index, term)
+			c.believe(m.From, index, term)
 		}
 		return
 	default:
 		return
 	}
 	switch h := &c.heard; {
-	case m.GetTerm() > h.term:
-		*h = heard{m.GetFrom(), m.GetTerm(), commit}
-	case m.GetTerm() == h.term:
+	case m.Term > h.term:
+		*h = heard{m.From, m.Term, commit}
+	case m.Term == h.term:
 		h.commit = max(h.commit, commit)
 	}
 }
@@ -70,18 +69,18 @@ func (c *Core) hear(m *pb.Message) {
 func (c *Core) believe(from, index, term uint64) {
 	s := c.raw.BasicStatus()
 	have, err := c.log.Term(index)
-	if s.Lead != raft.None || index <= s.HardState.GetCommit() || err != nil || have != term {
+	if s.Lead != raft.None || index <= s.HardState.Commit || err != nil || have != term {
 		return
 	}
 	// As a leader would say it. Raft takes the peer for one then, and is told that it is none.
-	_ = c.raw.Step(&pb.Message{Type: pb.MsgHeartbeat.Enum(), To: proto.Uint64(c.id), From: proto.Uint64(from), Term: s.HardState.Term, Commit: proto.Uint64(index)})
+	_ = c.raw.Step(pb.Message{Type: pb.MsgHeartbeat, To: c.id, From: from, Term: s.HardState.Term, Commit: index})
 	_ = c.raw.ForgetLeader()
 }
 
 // target is what the present leader has committed, as far as it has said so; false if it has not said anything yet.
 func (c *Core) target() (commit uint64, known bool) {
 	if c.leads {
-		return c.log.hard.GetCommit(), true
+		return c.log.hard.Commit, true
 	}
 	return c.heard.commit, c.leader != raft.None && c.heard.from == c.leader && c.heard.term == c.term
 }

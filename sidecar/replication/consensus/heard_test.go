@@ -7,7 +7,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 )
 
 // TestWhoWasAwayKnowsWhatItLacks: a replica that comes back knows from the first word of its leader that it is behind, however much of its
@@ -109,9 +108,9 @@ func TestARefusalTellsWhatIsCommitted(t *testing.T) {
 	require.NoError(t, asks.raw.ForgetLeader())
 	c.ready(2)
 	refuses := &Core{raw: c.cores[1].raw, delivered: at, log: c.cores[1].log, asked: map[uint64]uint64{}}
-	refuses.hear(&pb.Message{Type: pb.MsgPreVote.Enum(), From: proto.Uint64(2), Index: proto.Uint64(at + 7)})
+	refuses.hear(&pb.Message{Type: pb.MsgPreVote, From: 2, Index: at + 7})
 	answer := func(add uint64) *pb.Message {
-		m := &pb.Message{Type: pb.MsgPreVoteResp.Enum(), From: proto.Uint64(1), To: proto.Uint64(2), Term: proto.Uint64(term), Reject: proto.Bool(true)}
+		m := &pb.Message{Type: pb.MsgPreVoteResp, From: 1, To: 2, Term: term, Reject: true}
 		refuses.tell(m)
 		require.Len(t, m.Context, 16)
 		binary.LittleEndian.PutUint64(m.Context[8:], binary.LittleEndian.Uint64(m.Context[8:])+add)

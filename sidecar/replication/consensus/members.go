@@ -4,7 +4,6 @@ import (
 	"errors"
 
 	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 )
 
 // Changes of the members.
@@ -16,21 +15,21 @@ type membership struct {
 }
 
 // Change proposes another set of members. Only a leader can.
-func (c *Core) Change(changes []*pb.ConfChangeSingle) error {
+func (c *Core) Change(changes []pb.ConfChangeSingle) error {
 	if c.log.base == 0 && c.delivered > 0 {
 		c.compact(1) // whoever joins must not find a log that begins without members
 	}
-	return c.raw.ProposeConfChange(&pb.ConfChangeV2{Changes: changes})
+	return c.raw.ProposeConfChange(pb.ConfChangeV2{Changes: changes})
 }
 
 // Found makes a replica without a log, and without members, one of the founders. The driver has made them durable.
 func (c *Core) Found(members *pb.ConfState) error {
-	if !c.Empty() || len(c.Members().GetVoters()) > 0 {
+	if !c.Empty() || len(c.Members().Voters) > 0 {
 		return errors.New("a replica with a log or members is no founder any more")
 	}
-	for _, id := range members.GetVoters() {
-		add := []*pb.ConfChangeSingle{{Type: pb.ConfChangeAddNode.Enum(), NodeId: &id}}
-		c.raw.ApplyConfChange(&pb.ConfChangeV2{Changes: add})
+	for _, id := range members.Voters {
+		add := []pb.ConfChangeSingle{{Type: pb.ConfChangeAddNode, NodeID: id}}
+		c.raw.ApplyConfChange(pb.ConfChangeV2{Changes: add})
 	}
 	c.log.initial, c.members = members, []membership{{0, members}}
 	return nil
@@ -44,12 +43,12 @@ func (c *Core) Confirm() (index uint64, err error) {
 }
 
 func confChange(e *pb.Entry) (pb.ConfChangeI, error) {
-	if e.GetType() == pb.EntryConfChange {
+	if e.Type == pb.EntryConfChange {
 		var cc pb.ConfChange
-		return &cc, proto.Unmarshal(e.GetData(), &cc)
+		return &cc, cc.Unmarshal(e.Data)
 	}
 	var cc pb.ConfChangeV2
-	return &cc, proto.Unmarshal(e.GetData(), &cc)
+	return &cc, cc.Unmarshal(e.Data)
 }
 
 func (c *Core) membersAt(index uint64) *pb.ConfState {

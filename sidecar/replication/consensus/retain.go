@@ -4,7 +4,6 @@ import (
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
 	"go.etcd.io/raft/v3/tracker"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/remora-storage/remora/cachefs/record"
 )
@@ -15,10 +14,10 @@ import (
 func (c *Core) Empty() bool { return c.log.base == 0 && c.log.last() == 0 }
 
 // snapshot is what Raft tells a peer that lags behind the start of this log; the driver sends the content (Restore).
-func (c *Core) snapshot() *pb.Snapshot {
+func (c *Core) snapshot() pb.Snapshot {
 	at := c.membersAt(c.delivered)
 	term, _ := c.log.Term(c.delivered)
-	return &pb.Snapshot{Metadata: &pb.SnapshotMetadata{Index: proto.Uint64(c.delivered), Term: proto.Uint64(term), ConfState: at}}
+	return pb.Snapshot{Metadata: pb.SnapshotMetadata{Index: c.delivered, Term: term, ConfState: *at}}
 }
 
 // At returns the term of an index that this replica has applied, and the members there.
@@ -42,8 +41,8 @@ func (c *Core) Restore(at State) error {
 		return nil
 	}
 	a := at.Acceptance
-	meta := &pb.SnapshotMetadata{Index: proto.Uint64(at.Index), Term: proto.Uint64(at.Term), ConfState: at.Members}
-	m := &pb.Message{Type: pb.MsgSnap.Enum(), To: proto.Uint64(c.id), From: proto.Uint64(c.leader), Term: proto.Uint64(c.raw.BasicStatus().HardState.GetTerm()),
+	meta := pb.SnapshotMetadata{Index: at.Index, Term: at.Term, ConfState: *at.Members}
+	m := pb.Message{Type: pb.MsgSnap, To: c.id, From: c.leader, Term: c.raw.BasicStatus().HardState.Term,
 		Snapshot: &pb.Snapshot{Metadata: meta}}
 	c.acceptance = a
 	c.stream.skip(a)
@@ -95,12 +94,12 @@ func (c *Core) compact(upTo uint64) {
 func (c *Core) Base() uint64 { return c.log.base }
 
 // Entries are those in memory, oldest first.
-func (c *Core) Entries() []*pb.Entry { return c.log.entries }
+func (c *Core) Entries() []pb.Entry { return c.log.entries }
 
 // Delivered is the newest index that Ready gave as committed, with the acceptance state there.
 func (c *Core) Delivered() (uint64, record.Acceptance) { return c.delivered, c.acceptance }
 
 // Hard is the newest hard state.
 func (c *Core) Hard() HardState {
-	return HardState{c.log.hard.GetTerm(), c.log.hard.GetVote(), c.log.hard.GetCommit()}
+	return HardState{c.log.hard.Term, c.log.hard.Vote, c.log.hard.Commit}
 }

@@ -39,8 +39,8 @@ type Peer struct {
 func (c *Core) Status() Status {
 	newest := c.members[len(c.members)-1]
 	conf := newest.conf
-	s := Status{ID: c.id, Leader: c.leader, Term: c.term, Leads: c.leads, Last: c.log.last(), Commit: c.log.hard.GetCommit(),
-		Voters: conf.GetVoters(), Learners: conf.GetLearners(), Joint: len(conf.GetVotersOutgoing()) > 0, Changed: newest.index}
+	s := Status{ID: c.id, Leader: c.leader, Term: c.term, Leads: c.leads, Last: c.log.last(), Commit: c.log.hard.Commit,
+		Voters: conf.Voters, Learners: conf.Learners, Joint: len(conf.VotersOutgoing) > 0, Changed: newest.index}
 	s.Target, s.Known = c.target()
 	s.LastTerm, _ = c.log.Term(s.Last)
 	s.Unaccepted, s.UnacceptedForTick = c.Unaccepted()

@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/remora-storage/remora/cachefs/record"
 )
@@ -113,14 +112,14 @@ func (c *Core) proposed(from uint64, entries []Entry) *Ack {
 		return &Ack{}
 	}
 	tail := c.tail
-	var fresh []*pb.Entry
+	var fresh []pb.Entry
 	for _, e := range entries {
 		if tail.Step(e.Kind, e.Name) { // else there already, or after a gap, or of an owner that is no more
-			fresh = append(fresh, &pb.Entry{Data: e.Encode()})
+			fresh = append(fresh, pb.Entry{Data: e.Encode()})
 		}
 	}
 	// All at once: Raft sends a message to each peer for each proposal. If it takes none, the owner proposes again.
-	if len(fresh) > 0 && c.raw.Step(&pb.Message{Type: pb.MsgProp.Enum(), From: proto.Uint64(c.id), Entries: fresh}) == nil {
+	if len(fresh) > 0 && c.raw.Step(pb.Message{Type: pb.MsgProp, From: c.id, Entries: fresh}) == nil {
 		c.tail, c.proposer = tail, from
 	}
 	return &Ack{Leads: true, Tail: c.tail}
@@ -136,10 +135,10 @@ func (c *Core) knowTail() bool {
 	}
 	c.tail = c.acceptance
 	for _, e := range c.log.entries {
-		if e.GetIndex() <= c.delivered || e.GetType() != pb.EntryNormal || len(e.GetData()) == 0 {
+		if e.Index <= c.delivered || e.Type != pb.EntryNormal || len(e.Data) == 0 {
 			continue
 		}
-		kind, name, err := DecodeName(e.GetData())
+		kind, name, err := DecodeName(e.Data)
 		if err != nil {
 			return false
 		}

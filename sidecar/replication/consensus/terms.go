@@ -2,7 +2,6 @@ package consensus
 
 import (
 	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 )
 
 // TermStart says that the log's entries from an index on, up to the next TermStart's, are of a term.
@@ -27,11 +26,11 @@ func (c *Core) Terms(upTo uint64) []TermStart {
 		terms = append(terms, TermStart{c.log.base, c.log.term})
 	}
 	for _, e := range c.log.entries {
-		if e.GetIndex() > upTo {
+		if e.Index > upTo {
 			break
 		}
-		if len(terms) == 0 || terms[len(terms)-1].Term != e.GetTerm() {
-			terms = append(terms, TermStart{e.GetIndex(), e.GetTerm()})
+		if len(terms) == 0 || terms[len(terms)-1].Term != e.Term {
+			terms = append(terms, TermStart{e.Index, e.Term})
 		}
 	}
 	return terms[max(0, len(terms)-maxTerms):]
@@ -52,8 +51,8 @@ func (c *Core) Learn(terms []TermStart, upTo uint64) error {
 			continue
 		}
 		// As the leader would say it, if it knew how far our logs are alike.
-		return c.raw.Step(&pb.Message{Type: pb.MsgHeartbeat.Enum(), To: proto.Uint64(c.id), From: proto.Uint64(c.leader),
-			Term: proto.Uint64(c.raw.BasicStatus().HardState.GetTerm()), Commit: proto.Uint64(i)})
+		return c.raw.Step(pb.Message{Type: pb.MsgHeartbeat, To: c.id, From: c.leader,
+			Term: c.raw.BasicStatus().HardState.Term, Commit: i})
 	}
 	return nil
 }

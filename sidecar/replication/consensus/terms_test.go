@@ -6,22 +6,21 @@ import (
 
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/remora-storage/remora/cachefs/record"
 )
 
 // TestLearn: a replica that does not know how much of its log is committed finds it by the terms of a log of which all is.
 func TestLearn(t *testing.T) {
-	entries := func(from uint64, terms ...uint64) (es []*pb.Entry) {
+	entries := func(from uint64, terms ...uint64) (es []pb.Entry) {
 		for k, term := range terms {
 			i := from + uint64(k)
 			e := Entry{record.Change, record.Name{Epoch: 1, Incarnation: 1, Seq: record.Seq(i)}}
-			es = append(es, &pb.Entry{Index: proto.Uint64(i), Term: proto.Uint64(term), Type: pb.EntryNormal.Enum(), Data: e.Encode()})
+			es = append(es, pb.Entry{Index: i, Term: term, Type: pb.EntryNormal, Data: e.Encode()})
 		}
 		return es
 	}
-	open := func(id, base, term uint64, known []TermStart, es []*pb.Entry) *Core {
+	open := func(id, base, term uint64, known []TermStart, es []pb.Entry) *Core {
 		c, err := New(Config{ID: id, Index: base, Term: term, Terms: known, Members: &pb.ConfState{Voters: []uint64{1, 2, 3}}, Hard: HardState{Term: 9},
 			Entries: es, Logger: slog.New(slog.DiscardHandler)})
 		require.NoError(t, err)
@@ -50,7 +49,7 @@ func TestLearn(t *testing.T) {
 		t.Run(have.name, func(t *testing.T) {
 			c := open(2, 6, 2, nil, entries(7, have.terms...))
 			if have.follower {
-				require.NoError(t, c.Step(Message{From: 1, Raft: &pb.Message{Type: pb.MsgHeartbeat.Enum(), From: proto.Uint64(1), To: proto.Uint64(2), Term: proto.Uint64(9)}}))
+				require.NoError(t, c.Step(Message{From: 1, Raft: &pb.Message{Type: pb.MsgHeartbeat, From: 1, To: 2, Term: 9}}))
 			}
 			_, err := c.Ready()
 			require.NoError(t, err)

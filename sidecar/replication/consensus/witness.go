@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 )
 
 // witnessTicks of the group are one of a witness that hears of no leader.
@@ -25,16 +24,16 @@ func (c *Core) hasty() bool {
 
 // Behind gives entries of the group's log that are committed, from whoever has them, to this replica, as if the leader had sent them.
 func (c *Core) Behind(m *pb.Message) error {
-	n := len(m.GetEntries())
+	n := len(m.Entries)
 	if c.leader == 0 || c.leads || n == 0 {
 		return fmt.Errorf("%d entries of the log, and nobody leads", n)
 	}
-	return c.raw.Step(&pb.Message{Type: pb.MsgApp.Enum(), To: proto.Uint64(c.id), From: proto.Uint64(c.leader), Term: proto.Uint64(c.raw.BasicStatus().HardState.GetTerm()),
-		Index: m.Index, LogTerm: m.LogTerm, Entries: m.Entries, Commit: m.GetEntries()[n-1].Index})
+	return c.raw.Step(pb.Message{Type: pb.MsgApp, To: c.id, From: c.leader, Term: c.raw.BasicStatus().HardState.Term,
+		Index: m.Index, LogTerm: m.LogTerm, Entries: m.Entries, Commit: m.Entries[n-1].Index})
 }
 
 // Log returns the committed entries behind an index that are in memory, at most so many, with the index's term.
-func (c *Core) Log(behind uint64, most int) (term uint64, entries []*pb.Entry, err error) {
+func (c *Core) Log(behind uint64, most int) (term uint64, entries []pb.Entry, err error) {
 	if term, err = c.log.Term(behind); err != nil || behind >= c.delivered {
 		return term, nil, err
 	}
