@@ -45,7 +45,7 @@ type memberStatus struct {
 	Applied, Committed uint64
 	Replacing          bool // its state is being replaced by a peer's
 	Replaced           bool // it was, or is being, since it was opened
-	CaughtUp           bool // has applied all that its leader had committed when it said so last
+	CaughtUp           bool // has applied all that its leader had committed a second ago, or when it said so first
 	WentAlone          bool // is the group, which has lost the majority of its disks (replication.Group.WentAlone)
 	Last, LastTerm     uint64
 	Filled             bool  // has every block of every blob, verified

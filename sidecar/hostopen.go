@@ -102,7 +102,7 @@ func (g *peerGroup) Member() memberStatus {
 	m := memberStatus{Applied: uint64(st.Applied), Committed: uint64(st.Committed), Err: st.Err, Replacing: st.Hollow, Replaced: st.Replaced}
 	if of := st.Group; of != nil {
 		m.Leader, m.Term, m.Last, m.LastTerm = of.Leader, of.Term, of.Last, of.LastTerm
-		m.CaughtUp = of.Known && m.Applied >= of.Target
+		m.CaughtUp = of.Known && m.Applied >= of.Settled
 	}
 	if st.Witness != nil {
 		m.Kept = st.Witness.Bytes

@@ -55,6 +55,7 @@ type Core struct {
 	term       uint64
 	leads      bool
 	heard      heard             // of a leader
+	spell      spell             // see look
 	asked      map[uint64]uint64 // last index of a peer that asked for a vote
 
 	tail     record.Acceptance // where this replica leads: of its whole log

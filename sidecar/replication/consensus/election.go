@@ -22,6 +22,7 @@ func (c *Core) Tick() {
 		}
 	}
 	c.stream.tick(c)
+	c.look()
 }
 
 // Campaign asks to lead now, if this replica may: for a group that was just started, whose owner is here.

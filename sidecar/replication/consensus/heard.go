@@ -13,6 +13,10 @@ import (
 // heard is what a leader has said of its commit index.
 type heard struct{ from, term, commit uint64 }
 
+// spell is a stretch of ElectionTicks: what was committed when the one before it began, and when it did. A replica under load is always a
+// moment behind its leader. What it is to have applied, to be in sync, is what was committed a moment ago.
+type spell struct{ leader, term, before, began, at uint64 }
+
 const commitBytes = 8
 
 // tell adds the commit index to a heartbeat; and to a refusal of a vote where this replica knows the log to be committed that the other one
@@ -83,4 +87,25 @@ func (c *Core) target() (commit uint64, known bool) {
 		return c.log.hard.Commit, true
 	}
 	return c.heard.commit, c.leader != raft.None && c.heard.from == c.leader && c.heard.term == c.term
+}
+
+// look notes at each tick what is committed.
+func (c *Core) look() {
+	commit, known := c.target()
+	switch s := &c.spell; {
+	case !known:
+		*s = spell{}
+	case s.leader != c.leader || s.term != c.term:
+		*s = spell{c.leader, c.term, commit, commit, c.ticks}
+	case c.ticks-s.at >= ElectionTicks:
+		s.before, s.began, s.at = s.began, commit, c.ticks
+	}
+}
+
+// settled is what the present leader had committed one to two spells ago, or when it said so first.
+func (c *Core) settled() uint64 {
+	if commit, known := c.target(); !known || c.spell.leader != c.leader || c.spell.term != c.term {
+		return commit
+	}
+	return c.spell.before
 }

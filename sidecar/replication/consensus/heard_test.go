@@ -7,6 +7,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/raft/v3/raftpb"
+
+	"github.com/remora-storage/remora/cachefs/record"
 )
 
 // TestWhoWasAwayKnowsWhatItLacks: a replica that comes back knows from the first word of its leader that it is behind, however much of its
@@ -76,6 +78,58 @@ func TestWhoWasAwayKnowsWhatItLacks(t *testing.T) {
 	require.True(t, back.Known)
 	require.GreaterOrEqual(t, c.cores[3].delivered, back.Target)
 }
+
+// TestSettled: a replica that is a moment behind a busy leader has all that was settled, one that stands still has not for long, and the
+// first word of a leader counts as it is.
+func TestSettled(t *testing.T) {
+	c := leading(t)
+	at := record.Seq(0)
+	spell := func(with bool) {
+		for range ElectionTicks {
+			c.append(at, 3)
+			at += 3
+			for id := uint64(1); id <= 3; id++ {
+				c.cores[id].Tick()
+				c.ready(id)
+			}
+			if with {
+				c.settle()
+				continue
+			}
+			for len(c.disks[1])+len(c.disks[2])+len(c.wires) > 0 { // replica 3 hears its leader, and writes nothing
+				held := c.disks[3]
+				c.disks[3] = nil
+				c.deliverOnce()
+				c.disks[3] = append(held, c.disks[3]...)
+			}
+		}
+	}
+	spell(true)
+	for range 3 {
+		spell(true)
+		c.append(at, 3) // the newest is nowhere yet but at the leader
+		at += 3
+		for id := uint64(1); id <= 3; id++ {
+			s := c.cores[id].Status()
+			require.True(t, s.Known)
+			require.Less(t, s.Settled, s.Target, "replica %d: more was committed since", id)
+			require.GreaterOrEqual(t, c.cores[id].delivered, s.Settled, "replica %d", id)
+		}
+		c.settle()
+	}
+	for range 3 {
+		spell(false)
+	}
+	require.Less(t, c.cores[3].delivered, c.cores[3].Status().Settled, "it has stood still")
+	require.GreaterOrEqual(t, c.cores[2].delivered, c.cores[2].Status().Settled)
+	c.settle()
+	require.GreaterOrEqual(t, c.cores[3].delivered, c.cores[3].Status().Settled)
+
+	c.cores[3].spell = spell0(c.cores[3]) // as if another had led until now
+	require.Equal(t, c.cores[3].Status().Target, c.cores[3].Status().Settled)
+}
+
+func spell0(c *Core) spell { return spell{leader: c.leader + 1, term: c.term} }
 
 // deliverOnce makes one write durable, or delivers one message.
 func (c *cluster) deliverOnce() {

@@ -17,6 +17,7 @@ type Status struct {
 	Leads             bool
 	Last, Commit      uint64
 	Target            uint64 // what the leader has committed, if it is Known
+	Settled           uint64 // what it had committed ElectionTicks to twice as many ago, or when it said so first
 	Known             bool
 	LastTerm          uint64 // of the entry at Last: of two logs, the one with the higher one is newer
 	Voters, Learners  []uint64
@@ -42,6 +43,7 @@ func (c *Core) Status() Status {
 	s := Status{ID: c.id, Leader: c.leader, Term: c.term, Leads: c.leads, Last: c.log.last(), Commit: c.log.hard.Commit,
 		Voters: conf.Voters, Learners: conf.Learners, Joint: len(conf.VotersOutgoing) > 0, Changed: newest.index}
 	s.Target, s.Known = c.target()
+	s.Settled = c.settled()
 	s.LastTerm, _ = c.log.Term(s.Last)
 	s.Unaccepted, s.UnacceptedForTick = c.Unaccepted()
 	if c.leads {
