@@ -64,7 +64,7 @@ func (s *supervisor) failNode(ctx context.Context, node string, replaceAfter tim
 	f.Pods, f.Found = s.awaitMoved(ctx, started)
 	for _, o := range s.objects(ctx) {
 		if o.MajorityLost() && slices.ContainsFunc(o.Members, func(m v1alpha1.Member) bool { return m.Lost && m.Node == node }) {
-			f.Found = append(f.Found, majorityLost(&o))
+			f.Found = append(f.Found, majorityLost(&o, s.layout))
 		}
 	}
 	return f, nil
@@ -333,12 +333,25 @@ func (s *supervisor) awaitEither(ctx context.Context, p *pod, ready chan error) 
 }
 
 // majorityLost says what has become of a volume.
-func majorityLost(o *v1alpha1.Volume) string {
+func majorityLost(o *v1alpha1.Volume, dir layout) string {
 	if o.Copies() == 1 {
 		return fmt.Sprintf("volume %s had one copy, and it is lost", title(o.Namespace, o.Name))
 	}
-	return fmt.Sprintf("volume %s has lost the majority of its disks (%s): bring one back, or go on with what is left by: remora dev accept-loss %s --accept-data-loss",
-		title(o.Namespace, o.Name), describe(o), title(o.Namespace, o.Name))
+	return fmt.Sprintf("volume %s has lost the majority of its disks (%s): bring one back (remora dev return-node), or go on with what is left by: remora dev accept-loss %s --accept-data-loss --dir %s",
+		title(o.Namespace, o.Name), describe(o), title(o.Namespace, o.Name), dir)
+}
+
+// kept are the nodes that return-node can bring back.
+func (s *supervisor) kept() string {
+	entries, _ := os.ReadDir(s.layout.failed(""))
+	names := make([]string, 0, len(entries))
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
 }
 
 // returnNode brings back a node whose disks were kept: with what it had when it failed.
@@ -348,7 +361,7 @@ func (s *supervisor) returnNode(node string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if slices.Contains(s.placed.Nodes, node) {
-		return fmt.Errorf("node %s has not failed", node)
+		return fmt.Errorf("node %s has not failed; the disks of these were kept: %s", node, s.kept())
 	}
 	if err := os.Rename(s.layout.failed(node), s.layout.node(node)); err != nil {
 		return fmt.Errorf("node %s cannot come back: its disks were not kept (fail-node --keep-disk): %w", node, err)

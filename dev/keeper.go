@@ -37,8 +37,11 @@ type keeper struct {
 	known   *answered
 }
 
+// keeperName is what the keeper of a node is called within its tenant.
+func keeperName(node string) string { return "keeper-" + node }
+
 func newKeeper(s *supervisor, at place) *keeper {
-	k := &keeper{s: s, at: at, name: "keeper-" + at.node, done: make(chan struct{})}
+	k := &keeper{s: s, at: at, name: keeperName(at.node), done: make(chan struct{})}
 	k.title = title(at.namespace, k.name)
 	k.log = s.cfg.Log.With("keeper", k.title)
 	k.sink = &process.Sink{Path: s.layout.log(k.title), Prefix: k.title, Console: s.console}

@@ -119,7 +119,7 @@ func TestTable(t *testing.T) {
 	var b bytes.Buffer
 	require.NoError(t, WriteTable(&b, status.Report{Pods: []status.Pod{
 		{Name: "db-0", Node: "node-0", PID: &pid, Volumes: []status.Volume{{
-			Volume: "data-db-0", State: status.Mounted, Used: 1536, Size: 20 << 30, Mount: "/d/pods/db-0/data",
+			Name: "data", Volume: "data-db-0", State: status.Mounted, Used: 1536, Size: 20 << 30, Mount: "/d/pods/db-0/data",
 			Replicas: []status.Replica{
 				{ID: "a", Pod: "db-0", Node: "node-0", Role: status.Voter, State: status.InSync, MatchIndex: 70},
 				{ID: "b", Pod: "keeper-node-1", Node: "node-1", Role: status.Leaving, State: status.Offline},
@@ -128,16 +128,26 @@ func TestTable(t *testing.T) {
 		}}, Hosted: []status.Hosted{
 			{Volume: "data-db-0", ID: "a", Leader: "a", Term: 3}, {Volume: "data-db-0", ID: "b", Leader: "b", Term: 2}, {Volume: "data-db-0", ID: "c", Term: 4},
 		}},
-		{Name: "keeper-0", Node: "node-1", Volumes: []status.Volume{}},
+		{Name: "keeper-node-1", Node: "node-1", Volumes: []status.Volume{}},
+		// Another tenant: its volume has the same name, and no pod now; another process' word on its leader is none on ours.
+		{Name: "other.keeper-node-1", Node: "node-1", Hosted: []status.Hosted{
+			{Volume: "data-db-0", ID: "d", Role: status.Voter, State: status.Syncing, Leader: "e", Term: 9, Applied: 5, Missing: 4096},
+		}},
+		{Name: "other.db-1", Node: "node-2", Volumes: []status.Volume{{Name: "data", Volume: "data-db-1", State: status.Mounted, Replicas: []status.Replica{{State: status.InSync}}, Mount: "/m"}},
+			Hosted: []status.Hosted{{Volume: "data-db-0", ID: "e", Role: status.Voter, State: status.InSync, Leader: "e", Term: 9, Applied: 6}}},
 	}}))
-	require.Equal(t, `POD       NODE    PID  VOLUME     STATE    USED   SIZE  COPIES           MOUNT
-db-0      node-0  42   data-db-0  Mounted  1.5Ki  20Gi  2/3 (1 Offline)  /d/pods/db-0/data
-keeper-0  node-1  -    -          -        -      -     -                -
+	require.Equal(t, `POD                  NODE    PID  VOLUME           STATE    USED   SIZE  COPIES           MOUNT
+db-0                 node-0  42   data-db-0        Mounted  1.5Ki  20Gi  2/3 (1 Offline)  /d/pods/db-0/data
+keeper-node-1        node-1  -    -                -        -      -     -                -
+other.keeper-node-1  node-1  -    -                -        -      -     -                -
+other.db-1           node-2  -    other.data-db-1  Mounted  0      0     1/1              /m
 
-VOLUME     REPLICA  NODE    SERVED BY      ROLE           STATE    INDEX  TO COME
-data-db-0  a        node-0  db-0           voter (leads)  InSync   70     -
-data-db-0  b        node-1  keeper-node-1  leaving        Offline  0      -
-data-db-0  c        node-2  keeper-node-2  learner        InSync   65     3Mi
+VOLUME           REPLICA  NODE    SERVED BY            ROLE           STATE    INDEX  TO COME
+data-db-0        a        node-0  db-0                 voter (leads)  InSync   70     -
+data-db-0        b        node-1  keeper-node-1        leaving        Offline  0      -
+data-db-0        c        node-2  keeper-node-2        learner        InSync   65     3Mi
+other.data-db-0  d        node-1  other.keeper-node-1  voter          Syncing  5      4Ki
+other.data-db-0  e        node-2  other.db-1           voter (leads)  InSync   6      -
 `, b.String())
 	require.Equal(t, []string{"0", "1023", "1Ki", "1Mi", "16Ei"}, []string{
 		humanSize(0), humanSize(1023), humanSize(1024), humanSize(1<<20 - 1), humanSize(1<<64 - 1),

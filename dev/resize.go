@@ -44,6 +44,9 @@ func (s *supervisor) resize(ctx context.Context, volume string, n int) (Resized,
 	if o.Witness != "" {
 		return r, fmt.Errorf("volume %s has two copies and a witness, and this number cannot be changed: nothing was; make a volume of class replicated, and copy the files", volume)
 	}
+	if err := mayResize(&o); err != nil {
+		return r, fmt.Errorf("volume %s: %w; nothing was changed", volume, err)
+	}
 	if n == r.Before {
 		return r, fmt.Errorf("volume %s has %d replicas already; nothing was changed", volume, n)
 	}

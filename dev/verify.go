@@ -9,6 +9,9 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"strings"
+
+	"github.com/remora-storage/remora/sidecar/status"
 )
 
 // Verdict is what a sidecar answers on /verify.
@@ -47,15 +50,15 @@ func Verify(ctx context.Context, dir, volume string, scrub bool) (Verdict, error
 	if err != nil {
 		return v, fmt.Errorf("--dir %s: %w", dir, err)
 	}
-	query := url.Values{"volume": {volume}}
-	if scrub {
-		query.Set("scrub", "1")
-	}
 	var tried []error
 	for _, pod := range report.Pods {
 		for _, h := range pod.Hosted {
-			if h.Volume != volume {
+			if tenant(&pod)+h.Volume != volume {
 				continue
+			}
+			query := url.Values{"volume": {h.Volume}}
+			if scrub {
+				query.Set("scrub", "1")
 			}
 			var b bytes.Buffer
 			err := call(ctx, layout(abs).sidecar(pod.Name), http.MethodGet, "/verify?"+query.Encode(), &b)
@@ -66,7 +69,24 @@ func Verify(ctx context.Context, dir, volume string, scrub bool) (Verdict, error
 		}
 	}
 	if len(tried) == 0 {
-		return v, errors.New("no running process serves a replica of it with peers: want the name of a volume of class replicated, as remora status prints it")
+		return v, nobodyServes(&report, volume)
 	}
 	return v, errors.Join(tried...)
+}
+
+// nobodyServes says why no process can be asked: the volume has one copy, or its processes are down, or there is none of this name.
+func nobodyServes(report *status.Report, volume string) error {
+	var known []string
+	for _, p := range report.Pods {
+		for _, v := range p.Volumes {
+			switch known = append(known, tenant(&p)+v.Volume); {
+			case tenant(&p)+v.Volume != volume:
+			case len(v.Replicas) < 2:
+				return fmt.Errorf("it has one copy, so there is nothing to compare; `remora check` verifies what nobody serves, and `remora dev replicas %s 3` gives it three", volume)
+			default:
+				return fmt.Errorf("none of its replicas is served now (it is %s): see remora status", v.State)
+			}
+		}
+	}
+	return fmt.Errorf("%w %q; there are: %s", errUnknownVolume, volume, strings.Join(known, ", "))
 }

@@ -98,9 +98,10 @@ func (h *host) replicas(volume string) []status.Replica {
 	return append(list, missing(&o)...)
 }
 
-// missing are lines for the copies that a volume with a witness shall have and of which nothing is there: they were given up.
+// missing are lines for the copies that a volume shall have and of which nothing is there: they were given up, or their loss was accepted,
+// and what takes their place is still to be made.
 func missing(o *v1alpha1.Volume) (list []status.Replica) {
-	if o.Witness == "" || o.Phase != v1alpha1.VolumeReady {
+	if !o.Several() || o.Phase != v1alpha1.VolumeReady {
 		return nil
 	}
 	copies := 0

@@ -26,7 +26,7 @@ func checkCommand() *cobra.Command {
 metadata, references, content. DIR is a replica's directory, a disk directory (disk-N), a tenant's directory on a node, a node's
 directory, or that of a stopped remora dev. Nothing is changed. A line is printed for each finding; the exit code is 1 if there is one.`,
 		Example: "  remora check ./.remora-dev\n  remora check /var/lib/remora/default/disk-0 --keys /etc/remora/keys",
-		Args:    cobra.ExactArgs(1),
+		Args:    oneDirectory,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if output != "text" && output != "json" {
 				return fmt.Errorf("-o %s: unknown output format; allowed: text, json", output)

@@ -13,16 +13,6 @@ import (
 	"github.com/remora-storage/remora/dev"
 )
 
-// one takes the name of one thing.
-func one(command, what, example string) cobra.PositionalArgs {
-	return func(_ *cobra.Command, args []string) error {
-		if len(args) != 1 || args[0] == "" {
-			return fmt.Errorf("%s needs the name of one %s, as `remora status` prints it: remora dev %s %s", command, what, command, example)
-		}
-		return nil
-	}
-}
-
 func failNodeCommand() *cobra.Command {
 	var dir string
 	var after time.Duration
@@ -38,7 +28,7 @@ volume of one copy not at all. Lost replicas are replaced on the new node; remor
 		Example: `  remora dev fail-node node-0
   remora dev fail-node node-1 --replace-after 1m
   remora dev fail-node node-2 --keep-disk && remora dev return-node node-2`,
-		Args: one("fail-node", "node", "node-0"),
+		Args: one("node", "node-0"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if after < 0 {
 				return fmt.Errorf("--replace-after %v: must be positive, for example 30s, or 0 for at once", after)
@@ -47,7 +37,7 @@ volume of one copy not at all. Lost replicas are replaced on the new node; remor
 			if err != nil {
 				return err
 			}
-			return printFailure(cmd.OutOrStdout(), f)
+			return printFailure(cmd.OutOrStdout(), f, dir)
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", defaultDir, "the `DIR` of the running remora dev")
@@ -56,10 +46,10 @@ volume of one copy not at all. Lost replicas are replaced on the new node; remor
 	return cmd
 }
 
-func printFailure(out io.Writer, f dev.Failure) error {
+func printFailure(out io.Writer, f dev.Failure, dir string) error {
 	fmt.Fprintf(out, "node %s failed, node %s takes its place\n", f.Node, f.New)
 	if f.Kept != "" {
-		fmt.Fprintf(out, "its disks are kept in %s: remora dev return-node %s\n", f.Kept, f.Node)
+		fmt.Fprintf(out, "its disks are kept in %s: remora dev return-node %s --dir %s\n", f.Kept, f.Node, dir)
 	}
 	for _, p := range f.Pods {
 		if p.Mounted > 0 {
@@ -78,7 +68,7 @@ func returnNodeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "return-node NODE",
 		Short: "Bring back a node that fail-node --keep-disk took away, with its old disks",
-		Args:  one("return-node", "node", "node-2"),
+		Args:  one("node", "node-2"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := dev.ReturnNode(cmd.Context(), dir, args[0]); err != nil {
 				return err
@@ -103,7 +93,7 @@ Whoever has less than a majority cannot know whether it has everything that was 
 So this is never done by itself. Of the replicas that are left, all must answer, and the one whose log reaches furthest goes on alone; the
 others are made anew from it.`,
 		Example: `  remora dev accept-loss data-db-0 --accept-data-loss`,
-		Args:    one("accept-loss", "volume", "data-db-0"),
+		Args:    one("volume", "data-db-0"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !accepted {
 				return fmt.Errorf("volume %s: acknowledged writes may be lost for good, so this needs --accept-data-loss; if a lost disk can come back, bring it back instead", args[0])
@@ -132,7 +122,12 @@ More: replicas are made on other nodes (empty ones are added where there are too
 remora status. A volume of one copy pauses once, while its sidecar starts again. Fewer: the copy where the pod runs stays, and others that are
 in sync; the directories of those that go stay on their nodes. The number that the volume's class names is for new volumes only.`,
 		Example: `  remora dev replicas data-db-0 3`,
-		Args:    cobra.ExactArgs(2),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 2 {
+				return errors.New("replicas needs the name of one volume, as `remora status` prints it, and how many copies it is to have (1, 3 or 5): remora dev replicas data-db-0 3")
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			n, err := strconv.Atoi(args[1])
 			if err != nil {

@@ -19,7 +19,7 @@ func dumpCommand() *cobra.Command {
 A damaged journal is printed up to the damage, and a line says where it stops; the exit code is then 1. Names that users gave to files
 are left out unless --names asks for them.`,
 		Example: "  remora dump ./.remora-dev --journal\n  remora dump ./.remora-dev/nodes/node-0/default/disk-0 --meta --names",
-		Args:    cobra.ExactArgs(1),
+		Args:    oneDirectory,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir, err := resolve(args[0])
 			if err != nil {

@@ -27,7 +27,7 @@ func injectCommand() *cobra.Command {
 every Pod, Deployment, StatefulSet, DaemonSet, Job and CronJob whose pod is annotated with remora.dev/volumes. Everything else
 passes untouched, byte for byte. Injecting twice changes nothing. All problems are reported at once; then nothing is written.`,
 		Example: "  remora inject -f db.yaml | kubectl apply -f -\n  kustomize build . | remora inject -f -",
-		Args:    cobra.NoArgs,
+		Args:    none,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			m, err := webhook.ParseMode(mode)
 			if err != nil {

@@ -22,7 +22,7 @@ func sidecarCommand() *cobra.Command {
 		Short: "Serve a pod's volumes; injected pods run this, people do not",
 		Long: "Serve the volumes of a pod. The arguments and the environment (POD_NAME, POD_NAMESPACE, POD_UID, NODE_NAME,\n" +
 			"OTEL_EXPORTER_OTLP_ENDPOINT) are what `remora inject` puts into the pod.",
-		Args: cobra.NoArgs,
+		Args: none,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			format, err := telemetry.ParseLogFormat(logFormat)
 			if err != nil {

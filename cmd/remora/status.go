@@ -16,7 +16,7 @@ func statusCommand() *cobra.Command {
 		Short: "Show pods, volumes and copies of a running remora dev",
 		Example: `  remora status --dir ./.remora-dev
   remora status --dir ./.remora-dev -o json`,
-		Args: cobra.NoArgs,
+		Args: none,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if output != "table" && output != "json" {
 				return fmt.Errorf("-o %s: unknown output format; allowed: table, json", output)

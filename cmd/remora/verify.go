@@ -26,7 +26,7 @@ Every replica computes a digest of all metadata and of the seals of all content,
 volume is in use meanwhile. The exit code is 1 if the digests differ, or a replica does not answer or has content that nobody can heal.
 Replicas that nobody serves are compared by remora check.`,
 		Example: "  remora verify data-db-0 --dir ./.remora-dev\n  remora verify data-db-0 --scrub",
-		Args:    one("verify", "volume", "data-db-0"),
+		Args:    one("volume", "data-db-0"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if output != "text" && output != "json" {
 				return fmt.Errorf("-o %s: unknown output format; allowed: text, json", output)
