@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/remora-storage/remora/sidecar/status"
@@ -78,6 +79,9 @@ func Verify(ctx context.Context, dir, volume string, scrub bool) (Verdict, error
 func nobodyServes(report *status.Report, volume string) error {
 	var known []string
 	for _, p := range report.Pods {
+		for _, h := range p.Hosted {
+			known = append(known, tenant(&p)+h.Volume)
+		}
 		for _, v := range p.Volumes {
 			switch known = append(known, tenant(&p)+v.Volume); {
 			case tenant(&p)+v.Volume != volume:
@@ -88,5 +92,6 @@ func nobodyServes(report *status.Report, volume string) error {
 			}
 		}
 	}
-	return fmt.Errorf("%w %q; there are: %s", errUnknownVolume, volume, strings.Join(known, ", "))
+	slices.Sort(known)
+	return fmt.Errorf("%w %q; there are: %s", errUnknownVolume, volume, strings.Join(slices.Compact(known), ", "))
 }
