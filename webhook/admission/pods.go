@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 
 	admissionv1 "k8s.io/api/admission/v1"
@@ -97,7 +99,7 @@ func (h *pods) validate(ctx context.Context, req admission.Request) (admission.R
 		if problems := webhook.VerifyUpdate(corev1.PodTemplateSpec{ObjectMeta: old.ObjectMeta, Spec: old.Spec}, now, h.config); len(problems) > 0 {
 			return refuse(problems), refused
 		}
-		return admission.Allowed(""), unchanged
+		return admission.Allowed("").WithWarnings(idle(old.Annotations, pod.Annotations)...), unchanged
 	}
 	if req.Operation != admissionv1.Create || req.SubResource != "" {
 		return admission.Allowed(""), unchanged
@@ -107,6 +109,16 @@ func (h *pods) validate(ctx context.Context, req admission.Request) (admission.R
 		return admission.Errored(http.StatusInternalServerError, fmt.Errorf("remora: look up classes: %w", err)), failed
 	}
 	return h.verify(ctx, req, pod, now, good, bad)
+}
+
+// idle warns of annotations of ours that were changed in a running pod, where nobody reads them any more.
+func idle(old, now map[string]string) (warnings []string) {
+	for _, key := range slices.Sorted(maps.Keys(now)) {
+		if was, there := old[key]; spec.Ours(key) && key != spec.KeyStatus && (!there || was != now[key]) {
+			warnings = append(warnings, key+": does nothing in a pod that is there already; fix: change the workload's template, or make the pod anew")
+		}
+	}
+	return warnings
 }
 
 // verify compares a new pod with what its annotations ask for.

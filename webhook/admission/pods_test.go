@@ -263,6 +263,30 @@ func TestSystemNamespaces(t *testing.T) {
 	require.Empty(t, pod.Spec.InitContainers)
 }
 
+// TestMistypedLabel: a namespace whose label opts in to nothing is told so when the label is written. Its pods could not be told: the API server
+// refuses a pod that mounts a volume it does not declare before any policy sees it.
+func TestMistypedLabel(t *testing.T) {
+	k := realCluster(t)
+	for i, c := range []struct{ key, value, want string }{
+		{"remora.dev/injection", "true", "remora.dev/injection=enabled"},
+		{"remora.dev/inject", "enabled", "remora.dev/injection=enabled"},
+		{"remora.dev/privileged", "true", "remora.dev/privileged=allowed"},
+		{"remora.dev/injection", "enabled", ""},
+		{"remora.dev/injection", "disabled", ""},
+	} {
+		eventually(t, func() error { // the API server knows its policies after a while
+			k.warned.take()
+			ns := &corev1.Namespace{}
+			ns.Name, ns.Labels = fmt.Sprintf("mistyped-%d", i), map[string]string{c.key: c.value}
+			require.NoError(t, k.client.Create(t.Context(), ns, client.DryRunAll))
+			if told := k.warned.take(); !strings.Contains(told, c.want) || c.want == "" && told != "" {
+				return fmt.Errorf("%s=%s: warned of %q", c.key, c.value, told)
+			}
+			return nil
+		})
+	}
+}
+
 // TestRefused: wrong annotations, and what a pod must not bring itself, are refused with every reason.
 func TestRefused(t *testing.T) {
 	k := realCluster(t)
@@ -322,6 +346,12 @@ func TestRunningPod(t *testing.T) {
 	require.NoError(t, setImage(image))
 	label := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"a":"b"}}}`))
 	require.NoError(t, k.client.Patch(t.Context(), pod.DeepCopy(), label))
+	k.warned.take()
+	size := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"annotations":{"data.remora.dev/size":"9Gi","a":"b"}}}`))
+	require.NoError(t, k.client.Patch(t.Context(), pod.DeepCopy(), size))
+	require.Equal(t, "data.remora.dev/size: does nothing in a pod that is there already; fix: change the workload's template, or make the pod anew", strings.TrimSpace(k.warned.take()))
+	require.NoError(t, k.client.Patch(t.Context(), pod.DeepCopy(), label))
+	require.Empty(t, k.warned.take(), "said once")
 	status := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"annotations":{"remora.dev/status":null}}}`))
 	require.ErrorContains(t, k.client.Patch(t.Context(), pod.DeepCopy(), status), "a running pod's does not change")
 
