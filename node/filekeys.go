@@ -2,13 +2,10 @@ package node
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"strings"
 
 	"github.com/remora-storage/remora/api/v1alpha1"
 	"github.com/remora-storage/remora/node/host"
@@ -64,9 +61,9 @@ func readKey(dir *os.Root, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := hex.DecodeString(strings.TrimSpace(string(text)))
-	if err != nil || len(key) == 0 {
-		return nil, fmt.Errorf("%s is not a key in hexadecimal digits", filepath.Join(dir.Name(), name))
+	key, err := kube.ParseKey(text)
+	if err != nil {
+		return nil, fmt.Errorf("file %s of the keys %w", name, err)
 	}
 	return key, nil
 }
@@ -83,7 +80,7 @@ func (k FileKeys) Make(_ context.Context, v v1alpha1.Volume, key []byte) ([]byte
 	if err != nil {
 		return nil, err
 	}
-	_, err = f.WriteString(hex.EncodeToString(key) + "\n")
+	_, err = f.Write(kube.FormatKey(key))
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err == nil {
 		if err = dir.Link(fresh, name); errors.Is(err, fs.ErrExist) {

@@ -140,12 +140,24 @@ func (k Keys) Key(ctx context.Context, v v1alpha1.Volume) ([]byte, error) {
 	if s.Labels[labelNamespace] != v.Namespace {
 		return nil, fmt.Errorf("secret %s/%s belongs to namespace %q, not to %q", k.Namespace, s.Name, s.Labels[labelNamespace], v.Namespace)
 	}
-	key, err := hex.DecodeString(strings.TrimSpace(string(s.Data[keyField])))
-	if err != nil || len(key) == 0 {
-		return nil, fmt.Errorf("secret %s/%s: %q is not a key in hexadecimal digits", k.Namespace, s.Name, keyField)
+	key, err := ParseKey(s.Data[keyField])
+	if err != nil {
+		return nil, fmt.Errorf("secret %s/%s: %q %w", k.Namespace, s.Name, keyField, err)
 	}
 	return key, nil
 }
+
+// ParseKey reads a key as FormatKey writes it. How long one must be is the sidecar's to know.
+func ParseKey(text []byte) ([]byte, error) {
+	key, err := hex.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil || len(key) == 0 {
+		return nil, errors.New("is not a key in hexadecimal digits")
+	}
+	return key, nil
+}
+
+// FormatKey writes a key as it is kept.
+func FormatKey(key []byte) []byte { return []byte(hex.EncodeToString(key) + "\n") }
 
 // Make keeps a new volume's key and returns it; if another was faster, it returns that one.
 func (k Keys) Make(ctx context.Context, v v1alpha1.Volume, key []byte) ([]byte, error) {
@@ -156,7 +168,7 @@ func (k Keys) Make(ctx context.Context, v v1alpha1.Volume, key []byte) ([]byte, 
 			Annotations: map[string]string{"remora.dev/volume": v.Namespace + "/" + v.Name}},
 		Immutable: &immutable,
 		Type:      "remora.dev/volume-key",
-		Data:      map[string][]byte{keyField: []byte(hex.EncodeToString(key) + "\n")},
+		Data:      map[string][]byte{keyField: FormatKey(key)},
 	}
 	err := k.Client.do(ctx, http.MethodPost, k.path(), s, nil)
 	if err != nil && !errors.Is(err, ErrConflict) {
