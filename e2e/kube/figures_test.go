@@ -112,7 +112,9 @@ func TestAdmission(t *testing.T) {
 	with50, with99 := s.admitAtRate("with a volume", func(i int) error { return s.admit(proxy, i) })
 	t.Logf("FIGURE admission, added by the webhook: p50 %.1f ms, p99 %.1f ms", with50-plain50, with99-plain99)
 	for name, h := range s.histograms() {
-		t.Logf("FIGURE admission, %s: %s (buckets of the API server, its own time for the call included)", name, h.minus(before[name]))
+		if text := h.minus(before[name]); text != "" {
+			t.Logf("FIGURE admission, %s: %s (buckets of the API server, its own time for the call included)", name, text)
+		}
 	}
 	for name, h := range s.handlers() {
 		if text := h.minus(beforeOwn[name]); text != "" {
