@@ -216,9 +216,11 @@ func (g *Group) covered(want []Member, s *consensus.Status) []Member {
 			continue
 		}
 		r, ok := p.reports[w.ID]
+		has := s.Peers[w.ID] // a witness whose log ends before the leader's begins will begin it anew (position)
+		keeps := ok && p.ticks-r.tick < 3*reportTicks && !has.Lagging && has.Match >= p.core.Base()
 		for i := range want {
 			if m := &want[i]; m.Role == Learner && !m.Witness {
-				m.Filled = m.Filled && ok && p.ticks-r.tick < 3*reportTicks && s.Peers[m.ID].Match >= r.index
+				m.Filled = m.Filled && keeps && s.Peers[m.ID].Match >= r.index
 			}
 		}
 	}

@@ -115,6 +115,26 @@ func (g *Group) founders(ctx context.Context, witness uint64) error {
 	return g.found(state.Members)
 }
 
+// uncovers tells whether a witness must not begin its log at an index now: members change, and one that is to vote has not come so far. What is
+// committed up to there, the old members have; that the new ones have it, too, is what this witness may be needed for. Where no change is under
+// way, a majority has it without this witness. Else it notes where the witness' log begins, before the witness tells. g.mu is held.
+func (g *Group) uncovers(index uint64) bool {
+	p := g.peers
+	s := p.core.Status()
+	for _, id := range s.Voters {
+		if s.Leads && s.Joint && id != s.ID && !p.isWitness(id) && s.Peers[id].Match < index {
+			return true
+		}
+	}
+	for id, r := range p.reports {
+		if s.Leads && r.witness {
+			r.index = max(r.index, index)
+			p.reports[id] = r
+		}
+	}
+	return false
+}
+
 // sendPosition answers bulkPosition.
 func (g *Group) sendPosition(w io.Writer) error {
 	g.mu.Lock()
@@ -122,7 +142,7 @@ func (g *Group) sendPosition(w io.Writer) error {
 	index, acceptance := core.Delivered()
 	term, members, err := core.At(index)
 	state := consensus.State{Index: index, Term: term, Terms: core.Terms(index), Members: members}
-	stop := g.failed != nil || g.closing
+	stop := g.failed != nil || g.closing || g.uncovers(index)
 	if g.witness() { // only to founders that have nothing: what follows is in its log
 		index, acceptance = 0, record.Acceptance{}
 		stop = stop || core.Base() > 0

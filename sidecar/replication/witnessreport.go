@@ -63,7 +63,7 @@ func (g *Group) reported(from uint64, body []byte) error {
 	}
 	p := g.peers
 	r.tick = p.ticks
-	if old := p.reports[from]; !r.witness && old.index > r.index { // a durable checkpoint does not go back: it was late
+	if old := p.reports[from]; old.index > r.index { // a durable checkpoint does not go back, nor the start of a witness' log: it was late
 		r.index = old.index
 	}
 	p.reports[from], p.heard[from] = r, p.ticks
