@@ -113,7 +113,7 @@ func (v *Volume) MajorityLost() bool {
 }
 
 // CanSpare tells whether the volume stays as it is without the disk of a member: a majority of its voters has a disk, and another one
-// of them has the content.
+// of them has the content and is not to leave. Who is to leave may have left, and what was written since may be with this member alone.
 func (v *Volume) CanSpare(replica string) bool {
 	c := v.Clone()
 	m := c.Member(replica)
@@ -121,7 +121,7 @@ func (v *Volume) CanSpare(replica string) bool {
 		return false
 	}
 	m.Lost = true
-	return !c.MajorityLost() && c.Have() > 0
+	return !c.MajorityLost() && slices.ContainsFunc(c.Members, func(m Member) bool { return m.Role == RoleVoter && !m.Lost && !m.Witness })
 }
 
 // GiveUp says that the disk of a member is gone for good. A voter is one until another has taken its place; a learner goes.

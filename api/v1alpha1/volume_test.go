@@ -50,3 +50,15 @@ func TestWitnessIsNoCopy(t *testing.T) {
 	require.False(t, v.CanSpare("1"), "the witness has nothing of it")
 	require.False(t, v.CanSpare("3"), "a majority would be lost")
 }
+
+// TestWhoIsToLeaveIsNoOther: those who are to leave may have left already, and what was written since is with the one who stays.
+func TestWhoIsToLeaveIsNoOther(t *testing.T) {
+	v := Volume{Phase: VolumeReady, Replicas: 1, Grouped: true, Members: []Member{{Replica: "1", Role: RoleVoter}, {Replica: "2", Role: RoleLeaving},
+		{Replica: "3", Role: RoleLeaving}, {Replica: "4", Role: RoleLearner, Filled: true}}}
+	require.False(t, v.CanSpare("1"))
+	require.True(t, v.CanSpare("2"))
+	v.Members[1].Role = RoleVoter
+	require.True(t, v.CanSpare("1"))
+	v.Members[1].Lost = true
+	require.False(t, v.CanSpare("1"))
+}

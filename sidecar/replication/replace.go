@@ -18,7 +18,7 @@ import (
 // ErrReplace: the state of the replica is damaged, and will be replaced by a peer's when a new process opens it.
 var ErrReplace = errors.New("a peer's state takes the place of the damaged one at the next start")
 
-// distrust notes durably that the state here is of no use, if it is damaged, and if somebody else has one. It returns err, which then is
+// distrust notes durably that the state here is of no use, if it is damaged, and if somebody else has one and stays. It returns err, which then is
 // ErrReplace, too. Who calls it uses the store no more, and saves no checkpoint.
 func (g *Group) distrust(err error) error {
 	if g.cfg.Peers == nil || g.witness() || !errors.Is(err, store.ErrDamaged) || g.disk.syncs.failure() != nil {
@@ -26,7 +26,7 @@ func (g *Group) distrust(err error) error {
 	}
 	replica := g.cfg.Replica
 	state := replica.GroupState()
-	if state.Installing || !g.othersVote(state.Members) {
+	if state.Installing || !g.othersVote(state.Members) || !g.othersStay() {
 		return err
 	}
 	state.Installing = true
@@ -45,6 +45,18 @@ func (g *Group) othersVote(members []byte) bool {
 	}
 	self := uint64(g.key().replica)
 	return slices.ContainsFunc(conf.Voters, func(id uint64) bool { return id != self })
+}
+
+// othersStay tells whether the Volume object names somebody else who has the volume's content and is not to go: a checkpoint's members may be
+// those of before the others left, and what was committed since nobody else has then.
+func (g *Group) othersStay() bool {
+	if g.cfg.Peers.Members == nil {
+		return true
+	}
+	self := uint64(g.key().replica)
+	return slices.ContainsFunc(g.cfg.Peers.Members(), func(m Member) bool {
+		return m.ID != self && !m.Witness && (m.Role == Voter || m.Role == Learner && m.Filled)
+	})
 }
 
 // openState opens the store, or finds that it is being replaced, or must be.

@@ -151,6 +151,37 @@ func TestDamagedOnlyCopy(t *testing.T) {
 	}
 }
 
+// TestDamagedLastOne: the checkpoint of the last replica still knows the others, which have left since. What they have is older, or nowhere any
+// more, so the damaged state is not given up for theirs.
+func TestDamagedLastOne(t *testing.T) {
+	c := written(t)
+	n := c.nodes[1]
+	c.mu.Lock()
+	c.copies = 1
+	for i := range c.object {
+		if c.object[i].ID != 1 {
+			c.object[i].Role = replication.Leaving
+		}
+	}
+	c.mu.Unlock()
+	n.file("shrinks", 3000)
+	c.voters(n, 1)
+	n.file("one", 3000)
+	n.crash() // before the next checkpoint
+	require.NotZero(t, n.rotMeta(""))
+	object := c.members()
+	for _, told := range []bool{true, false} { // also where the object has not heard yet that they are gone
+		c.mu.Lock()
+		if c.object = object; !told {
+			c.object = []replication.Member{{ID: 1, Role: replication.Voter}, {ID: 2, Role: replication.Leaving}, {ID: 3, Role: replication.Leaving}}
+		}
+		c.mu.Unlock()
+		err := n.tryStart(nil)
+		require.ErrorIs(t, err, store.ErrDamaged)
+		require.NotErrorIs(t, err, replication.ErrReplace)
+	}
+}
+
 // TestDamagedAfterACopy: the metadata of a replica that was just caught up by a copy of the state is damaged before it has made a checkpoint of
 // its own. What opens its journal, the salts of owners that came while it was away, must be in the file by then, or it could not start.
 func TestDamagedAfterACopy(t *testing.T) {
