@@ -42,3 +42,10 @@ func (g *Group) HandOver(to uint64) {
 	g.peers.core.Transfer(to)
 	g.process()
 }
+
+// LogBase is the index before the first entry that the replica has in memory.
+func (g *Group) LogBase() uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.peers.core.Base()
+}
