@@ -279,6 +279,9 @@ func (l *simLife) openGroup(peers *PeersConfig, log *slog.Logger) (err error) {
 		return errors.Join(err, r.Close())
 	}
 	l.group = g
+	if peers != nil {
+		l.part.oracle.ascends(l)
+	}
 	if peers != nil && peers.Force {
 		s.mu.Lock()
 		l.part.oracle.forced(l)

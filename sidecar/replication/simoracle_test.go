@@ -196,6 +196,21 @@ func (o *simOracle) led(term, node uint64) {
 	o.leaders[term] = node
 }
 
+// ascends checks that a replica's log, as its journal has it when it starts, is one that Raft can have written: terms never fall.
+func (o *simOracle) ascends(l *simLife) {
+	core := l.group.peers.core
+	term, _, err := core.At(core.Base())
+	if err != nil {
+		o.s.violate("node %d: term of %d: %v", l.n.id, core.Base(), err)
+	}
+	for _, e := range core.Entries() {
+		if e.GetTerm() < term {
+			o.s.violate("node %d starts with an entry of term %d at index %d, behind one of term %d", l.n.id, e.GetTerm(), e.GetIndex(), term)
+		}
+		term = e.GetTerm()
+	}
+}
+
 // ahead tells whether an earlier process of the node may have written a newer block than its metadata has: it knew that the record was
 // committed, and this one does not know that yet.
 func (o *simOracle) ahead(b simBlock, index record.Index, n *simPart) bool {

@@ -370,4 +370,5 @@ func TestSimulationAgain(t *testing.T) {
 var simMended = []uint64{360, 539, 5077, 11308, 12133, 12262, 12469, 12987, 13309, 13520, 13655, 22120, 38080, 70089, 71580, 201054}
 
 // simMendedLater are seeds that found something since groups grow and shrink in the simulation, with a disk that is shared and bits that turn over.
-var simMendedLater = []uint64{60, 800217, 800477, 800495, 810078, 820135, 840037, 700517, 902217, 902716, 906437, 906568, 768, 1002918, 1002952, 1003055}
+var simMendedLater = []uint64{60, 800217, 800477, 800495, 810078, 820135, 840037, 700517, 902217, 902716, 906437, 906568, 768, 1002918, 1002952, 1003055,
+	4003038}
