@@ -204,10 +204,10 @@ func (o *simOracle) ascends(l *simLife) {
 		o.s.violate("node %d: term of %d: %v", l.n.id, core.Base(), err)
 	}
 	for _, e := range core.Entries() {
-		if e.GetTerm() < term {
-			o.s.violate("node %d starts with an entry of term %d at index %d, behind one of term %d", l.n.id, e.GetTerm(), e.GetIndex(), term)
+		if e.Term < term {
+			o.s.violate("node %d starts with an entry of term %d at index %d, behind one of term %d", l.n.id, e.Term, e.Index, term)
 		}
-		term = e.GetTerm()
+		term = e.Term
 	}
 }
 
