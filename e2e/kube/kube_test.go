@@ -29,6 +29,9 @@ type kube struct {
 func (k *kube) run(ctx context.Context, stdin string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, k.kubectl, args...)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+k.config)
+	if strings.HasPrefix(stdin, "{") {
+		stdin = "---\n" + stdin // before 1.33 kubectl takes YAML that begins like JSON for JSON
+	}
 	cmd.Stdin = strings.NewReader(stdin)
 	var out, complaints bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaints
