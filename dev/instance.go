@@ -62,6 +62,10 @@ func (p *pod) newInstance(ctx context.Context) (*instance, error) {
 			return nil, errors.Join(err, i.closeMounts())
 		}
 		i.mounts[v.Name] = m
+		if n := m.Hidden(); n > 0 {
+			p.log.Warn("files were written to the directory while no volume was mounted on it: they are not in the volume, and are hidden while it is mounted; stop remora dev to see them",
+				"mount", m.Target(), "entries", n)
+		}
 		server.Add(v.Name, m)
 	}
 	l, err := holder.Listen(p.s.layout.holder(p.title))

@@ -166,7 +166,7 @@ func openGroup(_ context.Context, h *host, r *hosted, what opening) (hostedGroup
 			peers.Founders = append(peers.Founders, uint64(id))
 		}
 	}
-	g, err := what.disk.disk.OpenGroup(replication.GroupConfig{Replica: what.replica, Keys: what.keys, Trace: h.traceOf(r.volume), Logger: h.cfg.Logger, Peers: peers})
+	g, err := what.disk.disk.OpenGroup(replication.GroupConfig{Replica: what.replica, Keys: what.keys, Trace: h.traceOf(r.volume), Logger: h.cfg.Logger.With("volume", r.volume), Peers: peers})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%w; %w", err, errOnlyOnce), what.replica.Close())
 	}

@@ -170,7 +170,7 @@ func (v *volume) openReplica(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	group, err := disk.disk.OpenGroup(replication.GroupConfig{Replica: replica, Keys: v.keys, Trace: v.trace, Logger: v.s.cfg.Logger})
+	group, err := disk.disk.OpenGroup(replication.GroupConfig{Replica: replica, Keys: v.keys, Trace: v.trace, Logger: v.s.cfg.Logger.With("volume", v.object.Name)})
 	if err != nil {
 		return errors.Join(err, replica.Close())
 	}
@@ -216,7 +216,7 @@ func (v *volume) own(ctx context.Context) error {
 	fs, err := cachefs.Open(ctx, cachefs.Config{
 		Log: v.group, State: v.group.Store(), Source: source, Keys: v.keys, Epoch: owner.Name.Epoch, Incarnation: owner.Name.Incarnation,
 		Session: v.client.SessionID, NewSession: v.client.State == holder.Fresh, Size: uint64(v.object.Size),
-		Now: v.s.cfg.now, Logger: v.s.cfg.Logger,
+		Now: v.s.cfg.now, Logger: v.s.cfg.Logger.With("volume", v.object.Name),
 	}, v.object.Phase == v1alpha1.VolumeBootstrapping)
 	if err != nil {
 		return fmt.Errorf("open file system: %w", err)

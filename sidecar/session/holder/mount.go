@@ -47,6 +47,7 @@ type Mount struct {
 	fd         int      // of /dev/fuse; -1 after Close
 	abort      *os.File // of fusectl; nil where fusectl cannot be mounted
 	connection uint32
+	hidden     int // entries of the directory below, when it was mounted over
 	session    uint64
 	state      State
 	handed     bool // a sidecar was given the descriptor, so INIT may have been read
@@ -96,6 +97,11 @@ func (m *Mount) mount() error {
 	if err := refuseSymlink(m.target); err != nil {
 		return err
 	}
+	below, err := os.ReadDir(m.target)
+	if err != nil {
+		return fmt.Errorf("mount %s: %w", m.target, err)
+	}
+	m.hidden = len(below)
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open /dev/fuse (is the kernel module fuse loaded?): %w", err)
@@ -150,6 +156,14 @@ func newSessionID() uint64 {
 
 // Target returns the resolved path of the mount point.
 func (m *Mount) Target() string { return m.target }
+
+// Hidden returns how many entries the directory had of its own when it was mounted over: somebody wrote there while nothing was mounted,
+// and sees none of it now.
+func (m *Mount) Hidden() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.hidden
+}
 
 // SessionID returns the ID of this connection: random, never zero, new after each Remount.
 func (m *Mount) SessionID() uint64 {
