@@ -9,7 +9,7 @@ import (
 )
 
 // applyBatch bounds the records that go into the store in one batch.
-const applyBatch = 128
+const applyBatch = 512
 
 // applyBytes of records are applied without waiting for more.
 const applyBytes = 1 << 20

@@ -21,7 +21,7 @@ type Config struct {
 	Rand            io.Reader
 	Logger          *slog.Logger
 	MaxDelay        time.Duration // after which a record is committed although nobody waits; 0 means 10 ms
-	ApplyDelay      time.Duration // that an accepted record may wait for others to be applied with; 0 means 5 ms
+	ApplyDelay      time.Duration // that an accepted record may wait for others to be applied with; 0 means 20 ms
 	MaxUnaccepted   int64         // bytes of one group beyond which Admit waits; 0 means 16 MiB
 	MaxUnapplied    int64         // bytes of one group beyond which Admit waits; 0 means 32 MiB
 	CheckpointBytes int64         // of journal between checkpoints; 0 means 32 MiB
@@ -43,7 +43,7 @@ func (c Config) withDefaults() Config {
 		c.MaxDelay = 10 * time.Millisecond
 	}
 	if c.ApplyDelay == 0 {
-		c.ApplyDelay = 5 * time.Millisecond
+		c.ApplyDelay = 20 * time.Millisecond
 	}
 	set(&c.MaxUnaccepted, 16<<20)
 	set(&c.MaxUnapplied, 32<<20)
