@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/remora-storage/remora/cachefs/record"
 )
@@ -44,9 +45,17 @@ type Keys struct {
 	// Audit is told every nonce before it is used; tests set it before the first use.
 	Audit func(i record.Incarnation, nonce [12]byte)
 
+	newest atomic.Pointer[subkey] // that was asked for last: nearly always the one that is needed
+
 	mu   sync.RWMutex
 	subs map[record.Incarnation]cipher.AEAD
 	salt func(record.Incarnation) ([]byte, error)
+}
+
+// subkey is what seals and opens what is of an incarnation.
+type subkey struct {
+	of   record.Incarnation
+	aead cipher.AEAD
 }
 
 // New makes the Keys of a volume of a tenant. The salts of incarnations come from Learn or, where that was not called, from salt.
@@ -99,6 +108,7 @@ func (k *Keys) Learn(i record.Incarnation, salt []byte) error {
 	}
 	k.mu.Lock()
 	k.subs[i] = sub
+	k.newest.Store(nil)
 	k.mu.Unlock()
 	return nil
 }
@@ -117,9 +127,15 @@ func derive(key, salt []byte, info string) (cipher.AEAD, error) {
 
 // sub is the subkey of an incarnation.
 func (k *Keys) sub(i record.Incarnation) (cipher.AEAD, error) {
+	if newest := k.newest.Load(); newest != nil && newest.of == i {
+		return newest.aead, nil
+	}
 	k.mu.RLock()
 	sub, ok := k.subs[i]
 	salt := k.salt
+	if ok {
+		k.newest.Store(&subkey{i, sub}) // under the lock: Learn comes before or after
+	}
 	k.mu.RUnlock()
 	if ok {
 		return sub, nil

@@ -10,12 +10,13 @@ import (
 	"github.com/remora-storage/remora/sidecar/replication/journal"
 )
 
-// frames are those of one write, which go to the journal together where they are small.
+// frames are those of one write, which go to the journal together where they are small. The slices are used again for the next one.
 type frames struct {
 	g      *Group
 	pieces []journal.Piece
 	bytes  int
 	heads  []byte          // the fixed parts of bodies; pieces point into it
+	parts  [][]byte        // bodies that are in heads; pieces point into it
 	run    journal.Binding // that is not a piece yet
 	fresh  []numbered      // records whose payloads are among the pieces
 }
@@ -29,7 +30,9 @@ type numbered struct {
 
 // writeEntries writes the frames of a write. What is in the journal twice after an error does no harm. g.mu is held.
 func (g *Group) writeEntries(w *consensus.Write) error {
-	f := &frames{g: g, heads: g.peers.heads[:0]}
+	f := &g.peers.frames
+	f.begin(g)
+	defer f.end()
 	if w.Restored {
 		f.add(journal.KindBinding, func(b []byte) []byte { return journal.Binding{Index: w.Start + 1, Term: 1}.AppendTo(b) })
 	}
@@ -43,9 +46,19 @@ func (g *Group) writeEntries(w *consensus.Write) error {
 		h := g.hardState()
 		f.add(journal.KindHardState, h.AppendTo)
 	}
-	err := f.flush()
-	g.peers.heads = f.heads[:0]
-	return err
+	return f.flush()
+}
+
+func (f *frames) begin(g *Group) {
+	f.g, f.pieces, f.bytes, f.heads, f.run, f.fresh = g, f.pieces[:0], 0, f.heads[:0], journal.Binding{}, f.fresh[:0]
+}
+
+// end lets go of what the frames were made of. (An error may have left some that are not written.)
+func (f *frames) end() {
+	clear(f.pieces)
+	clear(f.fresh)
+	clear(f.parts)
+	f.parts = f.parts[:0]
 }
 
 func (f *frames) entry(e *pb.Entry) error {
@@ -121,7 +134,8 @@ func (f *frames) bind() {
 func (f *frames) add(kind journal.Kind, body func([]byte) []byte) {
 	from := len(f.heads)
 	f.heads = body(f.heads)
-	piece := journal.Piece{Kind: kind, Parts: [][]byte{f.heads[from:len(f.heads):len(f.heads)]}}
+	f.parts = append(f.parts, f.heads[from:len(f.heads):len(f.heads)])
+	piece := journal.Piece{Kind: kind, Parts: f.parts[len(f.parts)-1 : len(f.parts) : len(f.parts)]}
 	f.pieces, f.bytes = append(f.pieces, piece), f.bytes+piece.Bytes()
 }
 
@@ -143,6 +157,8 @@ func (f *frames) flush() error {
 		}
 		f.g.number(n)
 	}
+	clear(f.pieces)
+	clear(f.fresh)
 	f.pieces, f.fresh, f.bytes = f.pieces[:0], f.fresh[:0], 0
 	return nil
 }

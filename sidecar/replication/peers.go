@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -25,7 +26,7 @@ type PeersConfig struct {
 	// Members are who the Volume object names, now; Copies how many voters it wants. Nil: nobody changes the members.
 	Members func() []Member
 	Copies  func() int
-	// Send hands a message to the transport. It never blocks, and may lose it. The parts are not changed any more.
+	// Send hands a message to the transport. It never blocks, and may lose it. It copies the parts: they change when it has returned.
 	Send func(to uint64, kind uint8, parts ...[]byte)
 	// Flush, if it is set, is called soon after one or more calls of Send, without locks: until then what was sent may be kept together.
 	// It never blocks either.
@@ -88,9 +89,13 @@ type peers struct {
 	flights       map[uint64][]flight // by peer
 	parts         []part              // of the commit that is under way
 	waiters       []*waiter           // in Wait
+	idle          sync.Pool           // of *waiter
 	room          room
 	copying       bool                       // a copy of the state is to be fetched, or being installed
-	heads         []byte                     // scratch of writeEntries
+	frames        frames                     // scratch of writeEntries
+	writes        []consensus.Write          // what backlog is made in
+	taken         []item                     // scratch of takeCommitted
+	body          body                       // scratch of sendRaft and its like
 	unsent        []uint64                   // peers that something was sent to since flush
 	users         int                        // of the store, so far
 	using         map[int]context.CancelFunc // those who do now
@@ -189,7 +194,11 @@ func (g *Group) process() {
 			return
 		}
 		g.send(out.Messages)
+		if len(p.backlog) == 0 {
+			p.backlog = p.writes[:0]
+		}
 		p.backlog = append(p.backlog, out.Writes...)
+		p.writes = p.backlog
 		g.takeCommitted(out.Committed)
 		again = g.writeBacklog()
 	}
@@ -218,7 +227,7 @@ func (g *Group) writeBacklog() (again bool) {
 			g.failLocked(fmt.Errorf("write the log: %w", err))
 			return false
 		}
-		p.backlog = p.backlog[1:]
+		p.backlog[0], p.backlog = consensus.Write{}, p.backlog[1:]
 		end := g.disk.journal.End()
 		switch {
 		case end == before && len(p.pending) == 0: // nothing was written, and nothing is under way
@@ -235,7 +244,7 @@ func (g *Group) writeBacklog() (again bool) {
 // takeCommitted leaves what is committed to the apply loop. g.mu is held.
 func (g *Group) takeCommitted(done []consensus.Committed) {
 	p := g.peers
-	var items []item
+	items := p.taken[:0]
 	var bytes, accepted int64
 	var first, last record.Seq
 	now, since := telemetry.Now(), int64(0)
@@ -272,6 +281,8 @@ func (g *Group) takeCommitted(done []consensus.Committed) {
 			g.cfg.Committed(it.index, c.Term, it.rec)
 		}
 	}
+	p.taken = items
+	defer clear(items) // the queue has them: a record must not live on here
 	_, g.core.acceptance = p.core.Delivered()
 	g.giveUpRecovered(g.core.acceptance)
 	if len(items) == 0 {
@@ -317,7 +328,7 @@ func (g *Group) durable(lsn journal.LSN, start, end int64) {
 		g.send(messages)
 		n++
 	}
-	p.pending = p.pending[n:]
+	p.pending = slices.Delete(p.pending, 0, n)
 	if n > 0 {
 		g.process()
 	}

@@ -3,6 +3,7 @@ package replication
 import (
 	"encoding/binary"
 	"math"
+	"slices"
 
 	pb "go.etcd.io/raft/v3/raftpb"
 
@@ -35,7 +36,7 @@ func (p *peers) sent(to uint64, m *pb.Message) {
 		return
 	}
 	if len(p.flights[to]) == maxFlights {
-		p.flights[to] = p.flights[to][1:]
+		p.flights[to] = slices.Delete(p.flights[to], 0, 1)
 	}
 	p.flights[to] = append(p.flights[to], flight{m.Entries[n-1].Index, telemetry.Now()})
 }
@@ -74,7 +75,7 @@ func (g *Group) answered(m *pb.Message) {
 	if b := m.Context; len(b) == timesBytes { // a peer of an older version says nothing
 		done.Waited, done.Synced = int64(binary.LittleEndian.Uint32(b)), int64(binary.LittleEndian.Uint32(b[4:]))
 	}
-	p.flights[m.From] = flights[n:]
+	p.flights[m.From] = slices.Delete(flights, 0, n)
 	if done.index <= uint64(g.core.committed) {
 		g.cfg.Trace.Part(g.commit, done.Part)
 		return

@@ -17,7 +17,16 @@ type waiter struct {
 
 // waitPeers has what was appended sent and synced, and waits until a majority has it.
 func (g *Group) waitPeers(seq record.Seq) (telemetry.SpanRef, error) {
-	w := &waiter{seq: seq, wake: make(chan struct{}, 1)}
+	w, _ := g.peers.idle.Get().(*waiter)
+	if w == nil {
+		w = &waiter{wake: make(chan struct{}, 1)}
+	}
+	defer g.peers.idle.Put(w) // look has taken it off the list of those who are woken
+	w.seq = seq
+	select {
+	case <-w.wake: // it was meant for who had it before
+	default:
+	}
 	if ref, done, err := g.look(w, false); done {
 		return ref, err
 	}

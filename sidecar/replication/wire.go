@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	pb "go.etcd.io/raft/v3/raftpb"
 
@@ -48,11 +49,13 @@ func (g *Group) send(messages []consensus.Message) {
 
 // sendRaft sends one message of Raft, in parts if its records are large.
 func (g *Group) sendRaft(to uint64, m *pb.Message) {
+	body := &g.peers.body
 	for {
-		body := [][]byte{nil}
+		body.begin()
 		bytes, n := 0, 0
 		for ; n < len(m.Entries); n++ {
-			parts, size, err := g.payloadOf(&m.Entries[n])
+			before := len(body.parts)
+			size, err := g.payloadOf(&m.Entries[n])
 			if err != nil && g.witness() {
 				g.failLocked(err)
 				return
@@ -63,10 +66,10 @@ func (g *Group) sendRaft(to uint64, m *pb.Message) {
 				return
 			}
 			if n > 0 && bytes+size > messageBytes {
+				body.parts = body.parts[:before]
 				break
 			}
 			bytes += size
-			body = append(body, parts...)
 		}
 		first := m
 		if n < len(m.Entries) {
@@ -77,15 +80,16 @@ func (g *Group) sendRaft(to uint64, m *pb.Message) {
 			first, m = &begin, &end
 		}
 		g.peers.tellRoom(first)
-		head := make([]byte, 4+first.Size())
+		head := body.head(4 + first.Size())
 		binary.LittleEndian.PutUint32(head, uint32(len(head)-4))
 		if _, err := first.MarshalTo(head[4:]); err != nil {
 			g.failLocked(fmt.Errorf("encode a message: %w", err))
 			return
 		}
-		body[0] = head
+		body.parts[0] = head
 		g.peers.sent(to, first)
-		g.peers.sendTo(to, FrameRaft, body...)
+		g.peers.sendTo(to, FrameRaft, body.parts...)
+		body.begin()
 		if first == m {
 			return
 		}
@@ -93,75 +97,105 @@ func (g *Group) sendRaft(to uint64, m *pb.Message) {
 }
 
 func (g *Group) sendPropose(to uint64, p *consensus.Propose) {
+	body := &g.peers.body
 	for rest := p.Entries; len(rest) > 0; {
-		body := [][]byte{nil}
+		body.begin()
 		bytes, n := 0, 0
 		for ; n < len(rest); n++ {
-			parts, size, err := g.parts(rest[n].Name)
+			before := len(body.parts)
+			size, err := g.parts(rest[n].Name)
 			if err != nil {
 				g.cfg.Logger.Error("a record of the stream is not here", "err", err)
 				return
 			}
 			if n > 0 && bytes+size > messageBytes {
+				body.parts = body.parts[:before]
 				break
 			}
 			bytes += size
-			body = append(body, parts...)
 		}
 		head := binary.LittleEndian.AppendUint32(nil, uint32(n))
 		for _, e := range rest[:n] {
 			head = append(head, e.Encode()...)
 		}
-		body[0] = head
-		g.peers.sendTo(to, FramePropose, body...)
+		body.parts[0] = head
+		g.peers.sendTo(to, FramePropose, body.parts...)
+		body.begin()
 		rest = rest[n:]
 	}
 }
 
-func (g *Group) payloadOf(e *pb.Entry) ([][]byte, int, error) {
+// body is a frame's that is being put together. What it is made of is used again for the next one.
+type body struct {
+	parts [][]byte // the first is the message
+	bytes []byte   // heads; parts point into it, or into what it was before it grew
+}
+
+// begin lets go of the frame before.
+func (b *body) begin() {
+	clear(b.parts)
+	b.parts, b.bytes = append(b.parts[:0], nil), b.bytes[:0]
+}
+
+// head returns room for n bytes.
+func (b *body) head(n int) []byte {
+	from := len(b.bytes)
+	b.bytes = slices.Grow(b.bytes, n)[:from+n]
+	return b.bytes[from : from+n : from+n]
+}
+
+// payloadOf adds the record of an entry to g.peers.body, and returns its size.
+func (g *Group) payloadOf(e *pb.Entry) (size int, err error) {
 	if e.Type != pb.EntryNormal || len(e.Data) == 0 {
-		return nil, 0, nil
+		return 0, nil
 	}
 	_, n, err := consensus.DecodeName(e.Data)
 	if err != nil {
-		return nil, 0, err
+		return 0, err
 	}
 	return g.parts(n)
 }
 
-// parts are a record's bytes with a header: length u32, number of operations with fresh content u32, their numbers u32.
-func (g *Group) parts(n record.Name) ([][]byte, int, error) {
+// parts adds a record's bytes to g.peers.body, with a header: length u32, number of operations with fresh content u32, their numbers u32.
+func (g *Group) parts(n record.Name) (size int, err error) {
 	it := g.peers.table[n]
 	if it == nil {
-		return nil, 0, fmt.Errorf("record %v is not here", n)
+		return 0, fmt.Errorf("record %v is not here", n)
 	}
 	if it.raw > 0 {
 		return g.rawParts(it)
 	}
-	var fresh []byte
-	size := len(it.meta)
-	parts := make([][]byte, 2, 2+len(it.rec.Ops))
+	b := &g.peers.body
+	at, fresh := len(b.parts), 0
+	size = len(it.meta)
+	b.parts = append(b.parts, nil, it.meta)
 	for i := range it.rec.Ops {
 		o := &it.rec.Ops[i]
 		data := o.Data
 		if data == nil && o.Kind == record.WriteBlocks {
-			var err error
 			if data, err = g.placedContent(it, i); err != nil {
-				return nil, 0, err
+				return 0, err
 			}
 		}
 		if o.Fresh || isPlaced(it.placed, i) {
-			fresh = binary.LittleEndian.AppendUint32(fresh, uint32(i))
+			fresh++
 		}
 		size += len(data)
 		if len(data) > 0 {
-			parts = append(parts, data)
+			b.parts = append(b.parts, data)
 		}
 	}
-	head := binary.LittleEndian.AppendUint32(make([]byte, 0, 8+len(fresh)), uint32(size))
-	head = binary.LittleEndian.AppendUint32(head, uint32(len(fresh)/4))
-	parts[0], parts[1] = append(head, fresh...), it.meta
-	return parts, size + 8 + len(fresh), nil
+	head := b.head(8 + 4*fresh)
+	binary.LittleEndian.PutUint32(head, uint32(size))
+	binary.LittleEndian.PutUint32(head[4:], uint32(fresh))
+	for i, to := 0, head[8:]; len(to) > 0; i++ {
+		if it.rec.Ops[i].Fresh || isPlaced(it.placed, i) {
+			binary.LittleEndian.PutUint32(to, uint32(i))
+			to = to[4:]
+		}
+	}
+	b.parts[at] = head
+	return size + len(head), nil
 }
 
 // placedContent reads from the arena what a record's frame has not.

@@ -62,15 +62,17 @@ func (g *Group) logBehind(at, to uint64) (body []byte, last uint64, err error) {
 	var records []byte
 	n := 0
 	for ; n < len(entries) && len(records) < logBatch; n++ {
-		parts, _, err := g.payloadOf(&entries[n])
+		g.peers.body.begin()
+		_, err := g.payloadOf(&entries[n])
 		if err != nil {
 			g.failLocked(err)
 			return nil, at, err
 		}
-		for _, p := range parts {
+		for _, p := range g.peers.body.parts {
 			records = append(records, p...)
 		}
 	}
+	g.peers.body.begin()
 	if n == 0 {
 		return nil, at, nil
 	}

@@ -64,23 +64,25 @@ func (g *Group) leaveToJournal(it *item) {
 	it.meta = nil
 }
 
-// rawParts are a record's bytes with a header, as parts has them. What was placed elsewhere is not known here: that is a hint.
-func (g *Group) rawParts(it *item) ([][]byte, int, error) {
+// rawParts are a record's bytes with a header, as parts adds them. What was placed elsewhere is not known here: that is a hint.
+func (g *Group) rawParts(it *item) (size int, err error) {
 	b := it.meta
 	if b == nil {
 		f, err := g.disk.journal.Read(it.payload)
 		if err != nil {
-			return nil, 0, fmt.Errorf("record %v: %w", it.rec.Name, err)
+			return 0, fmt.Errorf("record %v: %w", it.rec.Name, err)
 		}
 		p, _, err := journal.PayloadOf(f)
 		if err == nil && (record.Epoch(p.Epoch) != it.rec.Name.Epoch || record.Seq(p.Seq) != it.rec.Name.Seq) {
 			err = fmt.Errorf("%w: the frame at %d has record %d/%d", store.ErrDamaged, it.payload, p.Epoch, p.Seq)
 		}
 		if err != nil {
-			return nil, 0, fmt.Errorf("record %v: %w", it.rec.Name, err)
+			return 0, fmt.Errorf("record %v: %w", it.rec.Name, err)
 		}
 		b = p.Record
 	}
-	head := binary.LittleEndian.AppendUint64(nil, uint64(len(b))) // and no operations with fresh content
-	return [][]byte{head, b}, 8 + len(b), nil
+	head := g.peers.body.head(8)
+	binary.LittleEndian.PutUint64(head, uint64(len(b))) // and no operations with fresh content
+	g.peers.body.parts = append(g.peers.body.parts, head, b)
+	return len(head) + len(b), nil
 }

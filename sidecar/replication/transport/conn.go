@@ -25,6 +25,9 @@ type socket struct {
 	dead time.Duration // 0: reads wait for ever
 	last time.Time     // when the deadline of reads was set; of the reader alone
 
+	look   func(fd uintptr) // of more, and what it found; of the reader alone
+	unread int
+
 	mu      sync.Mutex // guards what follows
 	holding bool
 	buf     []byte // that is not written yet: while holding, or because tryFlush could not

@@ -95,6 +95,7 @@ func (s *socket) direct() {
 		return // closed: the next call says so
 	}
 	s.raw = raw
+	s.look = func(fd uintptr) { s.unread, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) }
 	s.attempt = func(fd uintptr) bool {
 		for len(s.rest) > 0 {
 			n, err := unix.Write(int(fd), s.rest)
@@ -119,9 +120,9 @@ func (s *socket) more() bool {
 	if s.raw == nil {
 		return false
 	}
-	n := 0
-	_ = s.raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) }) // closed: the next read says so
-	return n > 0
+	s.unread = 0
+	_ = s.raw.Control(s.look) // closed: the next read says so
+	return s.unread > 0
 }
 
 // tryFlush writes of the buffer what the socket takes.
