@@ -345,11 +345,17 @@ func (r *Replica) SaveCheckpoint(c store.Checkpoint, journalFrom uint64) error {
 	return r.SaveGroupCheckpoint(c, journalFrom, r.GroupState())
 }
 
-// SaveGroupCheckpoint is SaveCheckpoint for a replica in a group of several.
+// SaveGroupCheckpoint is SaveCheckpoint for a replica in a group of several. After an error the replica is, for whoever asks, as it was: of what
+// may or may not be on the disk then, that needs more of the journal.
 func (r *Replica) SaveGroupCheckpoint(c store.Checkpoint, journalFrom uint64, g GroupState) error {
-	r.super.Checkpoint = checkpointJSON{uint64(c.Index), uint64(c.Acceptance.Epoch), uint32(c.Acceptance.Incarnation), uint64(c.Acceptance.Last), journalFrom,
+	super := r.super
+	super.Checkpoint = checkpointJSON{uint64(c.Index), uint64(c.Acceptance.Epoch), uint32(c.Acceptance.Incarnation), uint64(c.Acceptance.Last), journalFrom,
 		g.Term, g.Members, g.Terms, g.Installing}
-	return r.block.save(r.super)
+	if err := r.block.save(super); err != nil {
+		return err
+	}
+	r.super = super
+	return nil
 }
 
 // GroupState is what SaveGroupCheckpoint saved.

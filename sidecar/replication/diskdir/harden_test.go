@@ -3,6 +3,7 @@ package diskdir
 import (
 	"bytes"
 	"math/rand/v2"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -42,6 +43,28 @@ func TestWhatIsReadIsDurable(t *testing.T) {
 	require.Equal(t, saved, last.GroupState(), "a power cut has taken back what a process has read")
 	require.Equal(t, next.Checkpoint(), last.Checkpoint())
 	require.Equal(t, next.JournalFrom(), last.JournalFrom())
+}
+
+// TestASaveThatFails leaves what the replica says as it was: the disk may have that, and others give journal back by what it says (seed 5000194).
+func TestASaveThatFails(t *testing.T) {
+	rng := rand.New(rand.NewPCG(12, 1))
+	random := bytes.NewReader(bytes.Repeat([]byte{7}, 64))
+	fs := faultfs.New(rng)
+	d, err := Open(fs, "disk-0", "tenant", 1<<20, random)
+	require.NoError(t, err)
+	r, err := d.CreateReplica(ReplicaInfo{Replica: 3, Group: 9, VolumeUID: "uid", Volume: "v"})
+	require.NoError(t, err)
+	require.NoError(t, r.SaveGroupCheckpoint(store.Checkpoint{Index: 10}, 100, GroupState{Term: 2}))
+	fs.Watch(&faultfs.Hooks{Before: func(op *faultfs.Op) error {
+		if op.Kind == faultfs.Sync {
+			return syscall.EIO
+		}
+		return nil
+	}})
+	require.ErrorIs(t, r.SaveGroupCheckpoint(store.Checkpoint{Index: 20}, 200, GroupState{Term: 3, Installing: true}), syscall.EIO)
+	require.Equal(t, uint64(100), r.JournalFrom())
+	require.Equal(t, store.Checkpoint{Index: 10}, r.Checkpoint())
+	require.Equal(t, GroupState{Term: 2}, r.GroupState())
 }
 
 // readAgain is what a new process finds.
