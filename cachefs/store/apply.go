@@ -54,7 +54,7 @@ func (s *Store) Apply(entries []Entry) error {
 		}
 		s.position.Index = e.Index
 	}
-	s.freed.Store(len(s.arena.freed) > 0 || s.arena.hasWarm())
+	s.noteFreed()
 	err := mutate(batch, newest)
 	if err == nil {
 		err = s.finish(batch, touched)

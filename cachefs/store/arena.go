@@ -3,7 +3,6 @@ package store
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 
@@ -23,8 +22,10 @@ type arena struct {
 	next    uint32          // first slot that was never given out
 	free    []uint32        // to be given out again
 	warm    []uint32        // likewise, to be written whole: their blocks are still allocated
+	old     []uint32        // likewise, if there is no other: they may hold what an earlier process left
 	fresh   bool            // no freed slot is given out before the checkpoint that ends replay
-	unclean map[uint32]bool // slots that may hold what an earlier process left
+	unclean map[uint32]bool // those of old, and those that were given out and not written to
+	due     []freed         // punched blocks that are to be given back; guarded by Store.applyMu
 }
 
 // freed is a slot that the record at an index freed, or blocks that it punched.
@@ -57,14 +58,14 @@ func openArena(fs disk.FS, path string, used []uint32) (*arena, error) {
 	}
 	for s := range a.next {
 		if !taken[s] {
-			a.free = append(a.free, s)
+			a.old = append(a.old, s)
 			a.unclean[s] = true
 		}
 	}
 	return a, nil
 }
 
-// maxWarm bounds the slots that keep their blocks while they are free.
+// maxWarm slots keep their blocks while they are free; of what is more, the blocks are given back one by one (Store.GiveBack).
 const maxWarm = 64
 
 // allocate gives out a slot. One that will be written whole may have blocks already: that is faster than to punch them and to have the
@@ -82,6 +83,11 @@ func (a *arena) allocate(whole bool) uint32 {
 		a.free = a.free[:n-1]
 		return s
 	}
+	if n := len(a.old); n > 0 && !a.fresh {
+		s := a.old[n-1]
+		a.old = a.old[:n-1]
+		return s
+	}
 	a.next++
 	return a.next - 1
 }
@@ -90,7 +96,7 @@ func (a *arena) allocate(whole bool) uint32 {
 func (a *arena) adopt(slots map[uint32]bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.free = slices.DeleteFunc(a.free, func(s uint32) bool { return slots[s] })
+	a.old = slices.DeleteFunc(a.old, func(s uint32) bool { return slots[s] })
 	for s := range slots {
 		a.next = max(a.next, s+1)
 		delete(a.unclean, s)
@@ -104,30 +110,32 @@ func (a *arena) release(slot uint32) {
 	a.free = append(a.free, slot)
 }
 
-// keep makes a slot that is free a warm one, if there are not enough.
-func (a *arena) keep(slot uint32) bool {
+// keep makes a slot that is free a warm one.
+func (a *arena) keep(slot uint32) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if len(a.warm) >= maxWarm {
-		return false
-	}
 	a.warm = append(a.warm, slot)
-	return true
 }
 
-func (a *arena) hasWarm() bool {
+// idle tells how many slots are free and may have blocks, beside warm ones.
+func (a *arena) idle(warm int) int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return len(a.warm) > 0
+	return max(len(a.warm)-warm, 0) + len(a.old)
 }
 
-// cool takes a warm slot, to give its blocks back.
-func (a *arena) cool() (slot uint32, ok bool) {
+// cool takes a slot whose blocks are to be given back, and leaves so many warm ones.
+func (a *arena) cool(warm int) (slot uint32, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if n := len(a.warm); n > 0 {
-		slot, ok = a.warm[n-1], true
-		a.warm = a.warm[:n-1]
+	switch n, m := len(a.warm), len(a.old); {
+	case n > warm: // the one that has waited longest
+		slot, ok = a.warm[0], true
+		a.warm = a.warm[1:]
+	case m > 0:
+		slot, ok = a.old[0], true
+		a.old = a.old[1:]
+		delete(a.unclean, slot)
 	}
 	return slot, ok
 }
@@ -158,19 +166,6 @@ func (a *arena) clean(f disk.File, slot uint32) error {
 		return nil
 	}
 	return disk.PunchHole(f, offset(slot, 0), record.ChunkSize)
-}
-
-// trim punches all free slots that may hold what an earlier process left.
-func (a *arena) trim() error {
-	a.mu.Lock()
-	slots := slices.Collect(maps.Keys(a.unclean))
-	a.mu.Unlock()
-	for _, slot := range slots {
-		if err := a.clean(a.direct, slot); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // place writes blocks whose content nobody needs, and does not wait for space.

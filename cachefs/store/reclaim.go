@@ -1,43 +1,64 @@
 package store
 
 import (
-	"errors"
-
 	"github.com/remora-storage/remora/cachefs/record"
 )
 
-// Reclaim gives back what was freed at or below a checkpoint, which must be durable: slots to new blobs, blocks to the disk. A few slots
-// keep their blocks for new content, unless all are to be given back.
+// Reclaim gives slots to new blobs that were freed at or below a checkpoint, which must be durable. Their blocks go back to the disk one by
+// one (GiveBack), or at once, if all are to: where the disk discards what is punched, a punch takes up to tens of milliseconds.
 func (s *Store) Reclaim(at record.Index, all bool) error {
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()
 	s.arena.endReplay()
-	var errs error
-	if s.trim {
-		errs = s.arena.trim()
-		s.trim = false
-	}
 	for _, f := range s.arena.take(at) {
 		if f.blob != 0 {
-			errs = errors.Join(errs, s.punchAbsent(f))
-			continue
-		}
-		if all || !s.arena.keep(f.slot) {
-			errs = errors.Join(errs, s.giveBack(f.slot))
+			s.arena.due = append(s.arena.due, f)
+		} else {
+			s.arena.keep(f.slot)
 		}
 	}
-	for all {
-		slot, ok := s.arena.cool()
-		if !ok {
-			break
+	for more := all; more; {
+		var err error
+		if more, err = s.giveBackOne(0); err != nil {
+			return s.fail(err)
 		}
-		errs = errors.Join(errs, s.giveBack(slot))
 	}
-	s.freed.Store(len(s.arena.freed) > 0 || s.arena.hasWarm())
-	if errs != nil {
-		return s.fail(errs)
-	}
+	s.noteFreed()
 	return nil
+}
+
+// GiveBack gives blocks of one slot back to the disk, if there is one that nobody will soon write to again. more: there are others. It may
+// be called after the first Reclaim.
+func (s *Store) GiveBack() (more bool, err error) {
+	s.applyMu.Lock()
+	defer s.applyMu.Unlock()
+	if more, err = s.giveBackOne(maxWarm); err != nil {
+		return false, s.fail(err)
+	}
+	s.noteFreed()
+	return more, nil
+}
+
+// noteFreed notes for others what there is to give back. applyMu is held.
+func (s *Store) noteFreed() {
+	due := len(s.arena.due)
+	s.surplus.Store(!s.arena.replaying() && (due > 0 || s.arena.idle(maxWarm) > 0))
+	s.freed.Store(len(s.arena.freed)+due > 0 || s.arena.idle(0) > 0)
+}
+
+// Surplus tells whether GiveBack has something to do.
+func (s *Store) Surplus() bool { return s.surplus.Load() }
+
+// giveBackOne takes the next blocks that are to go back to the disk, and leaves so many slots warm. applyMu is held.
+func (s *Store) giveBackOne(warm int) (more bool, err error) {
+	if len(s.arena.due) > 0 {
+		f := s.arena.due[0]
+		s.arena.due = s.arena.due[1:]
+		err = s.punchAbsent(f)
+	} else if slot, ok := s.arena.cool(warm); ok {
+		err = s.giveBack(slot)
+	}
+	return len(s.arena.due) > 0 || s.arena.idle(warm) > 0, err
 }
 
 func (s *Store) giveBack(slot uint32) error {

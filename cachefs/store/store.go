@@ -86,8 +86,8 @@ type Store struct {
 	position Checkpoint // last applied record
 	opened   record.Index
 	answers  answers
-	trim     bool        // free slots may have the space of content that Install dropped
 	freed    atomic.Bool // the arena has something to reclaim; read without applyMu
+	surplus  atomic.Bool // the same of GiveBack
 
 	mu    sync.RWMutex // blobs and what they point to; never held over disk I/O but Pebble's reads
 	blobs map[record.BlobID]*blob
@@ -244,7 +244,6 @@ func (s *Store) loadMarks() error {
 	}
 	_, incomplete, err := s.Get(incompleteKey)
 	s.incomplete.Store(incomplete)
-	s.trim = incomplete
 	return err
 }
 

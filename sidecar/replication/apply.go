@@ -82,6 +82,12 @@ func (g *Group) apply() {
 	for {
 		g.mu.Lock()
 		for (g.hollow.Load() || !g.applicable() && !g.pressed) && g.failed == nil && !g.closing {
+			if g.surplus() {
+				g.mu.Unlock()
+				g.giveBack()
+				g.mu.Lock()
+				continue
+			}
 			g.work.Wait()
 		}
 		g.mu.Unlock()
@@ -143,7 +149,31 @@ func (g *Group) applyBatch(items []item, onApplied func([]*record.Record)) error
 	}
 	g.afterApply(items, onApplied)
 	clear(items) // likewise
-	return g.maybeCheckpoint()
+	if err = g.maybeCheckpoint(); err != nil {
+		return err
+	}
+	if g.batches++; g.batches%busyBatches == 0 && g.store.Surplus() {
+		_, err = g.store.GiveBack()
+	}
+	return err
+}
+
+// busyBatches are applied for each slot that is given back to the disk while there is always a next batch.
+const busyBatches = 32
+
+// surplus tells whether giveBack has something to do. g.mu is held.
+func (g *Group) surplus() bool { return g.store != nil && !g.hollow.Load() && g.store.Surplus() }
+
+// giveBack gives the disk one slot's blocks back, between two batches. One at a time: where the disk discards what is punched, each can take
+// tens of milliseconds, and a group that gave back a large file at once would stand still for so many seconds.
+func (g *Group) giveBack() {
+	if !g.useStore() {
+		return
+	}
+	defer g.applying.Unlock()
+	if _, err := g.store.GiveBack(); err != nil {
+		g.fail(g.distrust(err))
+	}
 }
 
 // stillToApply looks again at a batch of which the state of a peer may have come while it was on its way here: what that has brought is left

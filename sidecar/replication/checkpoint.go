@@ -70,7 +70,7 @@ func (g *Group) saveCheckpoint(at store.Checkpoint, kept journal.LSN) error {
 	g.mu.Lock()
 	// Not before: another group may give back the journal's segments at any time, and a crash finds the superblock of before.
 	g.firstKept = min(from, g.hardAt)
-	all := g.pressed || g.closing
+	all := g.short
 	g.mu.Unlock()
 	if err := g.store.Reclaim(at.Index, all); err != nil {
 		return err
@@ -101,7 +101,7 @@ func (g *Group) releaseJournal(index record.Index) error {
 	g.sinceCheckpoint = g.disk.journal.End()
 	g.checkpoints++
 	g.saved = index
-	g.pressed = false
+	g.pressed, g.short = false, false
 	if g.noSpace != nil {
 		g.disk.poke(true)
 	}

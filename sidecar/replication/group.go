@@ -75,7 +75,9 @@ type Group struct {
 	hardAt          journal.LSN                   // where the newest HardState starts, at least
 	checkpoints     int                           // so far
 	saved           record.Index                  // of the newest checkpoint that is durable
-	pressed         bool                          // somebody needs a checkpoint for its space
+	pressed         bool                          // somebody needs a checkpoint
+	short           bool                          // and all the space that it frees
+	batches         int                           // applied so far
 	placing         sync.Mutex                    // held over a sync of the arena; above mu
 	unsynced        atomic.Bool                   // content was placed since
 	guards          sync.Mutex                    // below mu

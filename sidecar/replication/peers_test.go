@@ -88,8 +88,10 @@ func (c *trio) add(id uint64, founders []uint64) *node {
 }
 
 // empty makes a node with an empty replica.
-func (c *trio) empty(id uint64) *node {
-	n := &node{trio: c, id: id, fs: vfs.NewCrashableMem()}
+func (c *trio) empty(id uint64) *node { return c.emptyOn(vfs.NewCrashableMem(), id) }
+
+func (c *trio) emptyOn(fs disk.FS, id uint64) *node {
+	n := &node{trio: c, id: id, fs: fs}
 	dir, err := diskdir.Open(n.fs, "disk-0", "tenant", 4<<20, rand.Reader)
 	require.NoError(c.t, err)
 	r, err := dir.CreateReplica(diskdir.ReplicaInfo{Replica: diskdir.ID(id), Group: 9, VolumeUID: "uid", Volume: "v"})

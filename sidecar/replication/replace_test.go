@@ -207,6 +207,10 @@ func TestDamagedAfterACopy(t *testing.T) {
 		require.Less(t, i, 5000, "the log is kept for ever")
 		n.file(fmt.Sprintf("away-%d", i), 4000)
 	}
+	require.Eventually(t, func() bool { // what is not applied, the leader's log still has
+		one, two := n.group.Status(), c.nodes[2].group.Status()
+		return one.Applied == one.Committed && two.Applied == two.Committed && one.Committed == two.Committed
+	}, time.Minute, time.Millisecond, "the others do not apply what they have")
 	away.start(nil)
 	require.Eventually(t, func() bool {
 		st := away.group.Status()

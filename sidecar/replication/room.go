@@ -67,7 +67,7 @@ func (g *Group) lookForRoom() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.store != nil && g.store.Freed() {
-		g.pressed = true
+		g.pressed, g.short = true, true
 		g.work.Signal()
 	}
 }

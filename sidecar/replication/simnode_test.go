@@ -540,7 +540,14 @@ func (l *simLife) apply() {
 	l.s.note("node %d applies", l.n.id)
 	l.applying.Store(true)
 	l.run(func() {
-		l.group.applyNext()
+		if g := l.group; g.applyNext() {
+			g.mu.Lock()
+			surplus := g.surplus()
+			g.mu.Unlock()
+			if surplus {
+				g.giveBack()
+			}
+		}
 		l.applying.Store(false)
 		l.applyDue.Store(false)
 	})

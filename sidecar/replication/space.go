@@ -126,7 +126,7 @@ func (g *Group) reclaim() bool {
 	defer g.mu.Unlock()
 	before := g.checkpoints
 	for g.failed == nil && !g.closing && g.checkpoints == before && !g.store.Stalled() {
-		g.pressed = true
+		g.pressed, g.short = true, true
 		g.work.Signal()
 		g.changed.Wait()
 	}
