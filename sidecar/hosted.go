@@ -43,10 +43,11 @@ type memberStatus struct {
 	Leader             uint64 // replica ID; 0: none is known
 	Term               uint64
 	Applied, Committed uint64
-	Replacing          bool // its state is being replaced by a peer's
-	Replaced           bool // it was, or is being, since it was opened
-	CaughtUp           bool // has applied all that its leader had committed a second ago, or when it said so first
-	WentAlone          bool // is the group, which has lost the majority of its disks (replication.Group.WentAlone)
+	Replacing          bool   // its state is being replaced by a peer's
+	Replaced           bool   // it was, or is being, since it was opened
+	Behind             uint64 // log positions that its leader had committed when it said so last, and it has not applied
+	CaughtUp           bool   // has applied all that its leader had committed a second ago, or when it said so first
+	WentAlone          bool   // is the group, which has lost the majority of its disks (replication.Group.WentAlone)
 	Last, LastTerm     uint64
 	Filled             bool  // has every block of every blob, verified
 	Unfilled           bool  // has not, or is about to lose some

@@ -103,6 +103,7 @@ func (g *peerGroup) Member() memberStatus {
 	if of := st.Group; of != nil {
 		m.Leader, m.Term, m.Last, m.LastTerm = of.Leader, of.Term, of.Last, of.LastTerm
 		m.CaughtUp = of.Known && m.Applied >= of.Settled
+		m.Behind = max(of.Target, m.Applied) - m.Applied
 	}
 	if st.Witness != nil {
 		m.Kept = st.Witness.Bytes

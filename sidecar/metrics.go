@@ -2,6 +2,8 @@ package sidecar
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/remora-storage/remora/sidecar/status"
 )
 
 func describeReplica(name, help string) *prometheus.Desc {
@@ -20,6 +22,9 @@ var (
 	replicaKept   = describeReplica("kept_bytes", "Records that a witness keeps for replicas that lack a checkpoint of them.")
 	volumeCopies  = prometheus.NewDesc("remora_volume_copies", "Voters with content whose disks are not lost, as the Volume object says.", []string{"volume"}, nil)
 	replicaRoom   = describeReplica("room_bytes", "What the replica's disk may still take, beside its reserve; programs get ENOSPC by the least of all voters.")
+	replicaInSync = describeReplica("in_sync", "1 where remora status says InSync; 0 where it says anything else, and the replica is to be served here.")
+	replicaBehind = describeReplica("behind_records", "Log positions that the group's leader had committed when it said so last, and this replica has not applied.")
+	replicaLeads  = describeReplica("leads", "1 where the replica leads its group.")
 	replicaAbsent = describeReplica("absent_bytes", "Content that is still to come from a peer.")
 )
 
@@ -28,7 +33,10 @@ type replicas struct{ h *host }
 
 // Describe sends every description.
 func (replicas) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{replicaBad, replicaHealed, replicaUnhealed, replicaScrubbed, replicaFilled, replicaAbsent, replicaRoom, replicaReplaced, replicasGivenUp, replicaKept, volumeCopies} {
+	for _, d := range []*prometheus.Desc{
+		replicaBad, replicaHealed, replicaUnhealed, replicaScrubbed, replicaFilled, replicaAbsent, replicaRoom, replicaReplaced, replicasGivenUp, replicaKept, volumeCopies,
+		replicaInSync, replicaBehind, replicaLeads,
+	} {
 		ch <- d
 	}
 }
@@ -45,6 +53,7 @@ func (c replicas) Collect(ch chan<- prometheus.Metric) {
 		}
 	}()
 	for _, r := range c.h.list() {
+		standing(ch, r)
 		r.mu.Lock()
 		g, ok := r.group.(*peerGroup)
 		r.mu.Unlock()
@@ -62,11 +71,7 @@ func (c replicas) Collect(ch chan<- prometheus.Metric) {
 		send := func(d *prometheus.Desc, kind prometheus.ValueType, n int64) {
 			ch <- prometheus.MustNewConstMetric(d, kind, float64(n), r.volume, r.id.String())
 		}
-		replaced := int64(0)
-		if g.Status().Replaced {
-			replaced = 1
-		}
-		send(replicaReplaced, prometheus.GaugeValue, replaced)
+		send(replicaReplaced, prometheus.GaugeValue, int64(gauge(g.Status().Replaced)))
 		send(replicaBad, prometheus.CounterValue, st.BadBlocks)
 		send(replicaHealed, prometheus.CounterValue, st.HealedBlocks)
 		send(replicaUnhealed, prometheus.GaugeValue, st.Unhealed)
@@ -77,4 +82,23 @@ func (c replicas) Collect(ch chan<- prometheus.Metric) {
 			send(replicaRoom, prometheus.GaugeValue, room)
 		}
 	}
+}
+
+// standing tells how a replica stands in its group; also of one that is not served, though it shall be.
+func standing(ch chan<- prometheus.Metric, r *hosted) {
+	st := r.status()
+	for d, n := range map[*prometheus.Desc]float64{
+		replicaInSync: gauge(stateOfReplica(st) == status.InSync),
+		replicaLeads:  gauge(st.Err == nil && st.Leader == uint64(r.id)),
+		replicaBehind: float64(st.Behind),
+	} {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, n, r.volume, r.id.String())
+	}
+}
+
+func gauge(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
 }

@@ -96,7 +96,7 @@ func (p *peers) tellRoom(m *pb.Message) {
 			m.Context = le.AppendUint64(make([]byte, 0, 8), uint64(p.room.own.Load()))
 		}
 	case pb.MsgHeartbeat:
-		t := p.least()
+		t := p.leastRoom()
 		if own := p.room.own.Load(); own < t.bytes {
 			t.bytes, t.from = own, m.From
 		}
@@ -121,8 +121,8 @@ func toldRoom(b []byte, from uint64, tick int) told {
 	return told{int64(min(binary.LittleEndian.Uint64(b), uint64(unlimited))), from, tick}
 }
 
-// least is what the voter has that has the least room, of those that have said so lately.
-func (p *peers) least() told {
+// leastRoom is what the voter has that has the least room, of those that have said so lately.
+func (p *peers) leastRoom() told {
 	least := told{bytes: unlimited}
 	if !p.core.Leads() {
 		if p.ticks-p.room.least.tick < roomTicks && p.room.least.from != 0 {
@@ -148,7 +148,7 @@ func (g *Group) peersRoom(n int64) error {
 	defer g.mu.Unlock()
 	p := g.peers
 	for first := p.ticks; ; {
-		least := p.least()
+		least := p.leastRoom()
 		if n+p.room.recent(p.ticks) <= least.bytes {
 			p.room.taken += n
 			return nil
