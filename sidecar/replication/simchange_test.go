@@ -16,9 +16,17 @@ func (s *sim) changeMembers(n *simNode) {
 	case 0, 1:
 		s.exchange(n)
 	case 2, 3:
-		s.grow()
+		if s.plan.witness { // the number of copies stays
+			s.changePlaces(n)
+		} else {
+			s.grow()
+		}
 	case 4:
-		s.shrink()
+		if s.plan.witness {
+			s.exchange(n)
+		} else {
+			s.shrink()
+		}
 	case 5:
 		s.awayForLong(n)
 	case 6:
@@ -29,6 +37,27 @@ func (s *sim) changeMembers(n *simNode) {
 		s.damageMetadata(n)
 	}
 	s.disturb()
+}
+
+// changePlaces has a copy be where the witness was, and the witness elsewhere: the pod was started on its node. Nobody fails.
+func (s *sim) changePlaces(n *simNode) {
+	s.mu.Lock()
+	if n.witness || !s.begins() {
+		s.mu.Unlock()
+		return
+	}
+	o := &s.object
+	for i := range o.members {
+		if m := &o.members[i]; m.Witness || m.ID == n.id {
+			m.Role = Leaving
+		}
+	}
+	id := uint64(len(s.nodes)) + 1
+	o.members = append(o.members, Member{ID: id, Role: Learner}, Member{ID: id + 1, Role: Learner, Witness: true})
+	s.mu.Unlock()
+	s.fault("places changed", "node %d and the witness leave, node %d and witness %d come", n.id, id, id+1)
+	s.join(id, false)
+	s.join(id+1, true)
 }
 
 // disturb has somebody crash soon, perhaps.
@@ -147,28 +176,47 @@ func (n *simNode) whole() bool {
 	return st != nil && st.Complete()
 }
 
+// serves tells that a witness runs and has its place in the group's log.
+func (n *simNode) serves() bool {
+	l := n.life
+	return n.witness && !n.gone && l != nil && l.opened.Load() && !l.closing.Load() && l.group.knowsGroup()
+}
+
 // spare tells whether the group can spare a node's disk, whatever the object has heard of the members: nobody else is lost or away, all who may
 // be voters have everything, and there are two of them at least.
 func (s *sim) spare(n *simNode, named []Member) bool {
-	others := 0
-	voters := 0
+	others, copies, voters := 0, 0, 0
 	for _, m := range named {
-		if m.Role != Learner {
+		x := s.node(m.ID)
+		votes := x.mayVote(m)
+		if votes {
 			voters++
 		}
-		switch x := s.node(m.ID); {
+		switch {
 		case x.gone || x.away:
 			return false
 		case x.alone(n.id):
 			return false
-		case x == n || m.Role == Learner && !m.Filled:
-		case !x.whole():
+		case x == n || !votes:
+		case !x.whole() && !x.serves():
 			return false
 		default:
 			others++
+			copies += x.copies()
 		}
 	}
-	return others > 1 && voters != 2 // two can spare nobody
+	return others > 1 && copies > 0 && voters != 2 // two can spare nobody
+}
+
+// mayVote tells whether a member may be a voter: a learner that was filled once may be one before the object hears of it.
+func (n *simNode) mayVote(m Member) bool { return m.Role != Learner || m.Filled || n.filled }
+
+// copies is 1 if a node has a copy, and 0 if it is a witness.
+func (n *simNode) copies() int {
+	if n.witness {
+		return 0
+	}
+	return 1
 }
 
 // alone tells whether a node knows of a change after which another one is the only voter: the object may not have heard of it yet.
@@ -181,7 +229,7 @@ func (n *simNode) alone(id uint64) bool {
 	return of != nil && len(of.Voters) == 1 && of.Voters[0] == id
 }
 
-// lostInTheMiddle loses a node with its disk while members change: a learner that is none but a learner; or another, if it can be spared.
+// lostInTheMiddle loses a node with its disk while members change: a learner that was never filled; or another, if it can be spared.
 func (s *sim) lostInTheMiddle(n *simNode) {
 	s.mu.Lock()
 	o := &s.object
@@ -193,7 +241,7 @@ func (s *sim) lostInTheMiddle(n *simNode) {
 	named, copies := slices.Clone(o.members), o.copies
 	s.mu.Unlock()
 	role := named[i].Role
-	if (role != Learner || named[i].Filled) && (!s.spare(n, named) || copies < 3 && role != Leaving) {
+	if n.mayVote(named[i]) && (!s.spare(n, named) || copies < 3 && role != Leaving) {
 		return
 	}
 	s.mu.Lock()
@@ -236,17 +284,17 @@ func (s *sim) damageMetadata(n *simNode) {
 func (s *sim) fewEnough() {
 	s.mu.Lock()
 	o := &s.object
-	var join []uint64
-	stay := 0
+	var join []Member
+	stay, needs := 0, s.plan.witness
 	for _, m := range o.members {
 		if m.Role != Leaving {
 			stay++
+			needs = needs && !m.Witness
 		}
 	}
 	for ; stay < o.copies && o.survivor == 0 && !o.pending; stay++ {
-		id := uint64(len(s.nodes)+len(join)) + 1
-		o.members = append(o.members, Member{ID: id, Role: Learner})
-		join = append(join, id)
+		m := Member{ID: uint64(len(s.nodes)+len(join)) + 1, Role: Learner, Witness: needs}
+		o.members, join, needs = append(o.members, m), append(join, m), false
 	}
 	several, survivor := o.several, o.survivor
 	s.mu.Unlock()
@@ -256,9 +304,9 @@ func (s *sim) fewEnough() {
 		o.survivor = 0
 		s.mu.Unlock()
 	}
-	for _, id := range join {
-		s.note("node %d comes", id)
-		s.join(id, false)
+	for _, m := range join {
+		s.note("node %d comes", m.ID)
+		s.join(m.ID, m.Witness)
 	}
 	for _, n := range s.nodes {
 		if l := n.life; several && l != nil && l.alone && l.opened.Load() && !l.closing.Load() && n.thaws() <= 0 && s.chance(0.2) {

@@ -25,7 +25,7 @@ type simPlan struct {
 	keepBytes                   int64 // PeersConfig.KeepBytes
 	logBytes                    int64 // PeersConfig.LogBytes
 	disks                       int   // 1: bits turn over; 2: disks are full, too
-	changes                     bool  // of the number of copies, and the loss of a majority
+	changes                     bool  // of the number of copies, if there is no witness; and the loss of a majority, damage, disks that come back
 	beside                      bool  // a group of one shares each node's disk
 	kinds                       []string
 	key                         []byte
@@ -64,6 +64,9 @@ func (p *simPlan) drawLater(seed uint64) {
 		if mix(seed, 9)%3 == 0 {
 			p.nodes = 1
 		}
+	}
+	if p.witness && mix(seed, 14)%2 == 0 {
+		p.changes, p.exchange = true, true
 	}
 	if p.witness && p.exchange && mix(seed, 12)%2 == 0 { // who is away for a while is given up
 		p.keepBytes = int64(4+mix(seed, 13)%60) << 10

@@ -110,25 +110,6 @@ func (s *sim) join(id uint64, witness bool) {
 	s.fillSoon(fresh)
 }
 
-// secondCopy brings an empty node where a replica was given up.
-func (s *sim) secondCopy() {
-	copies := 0
-	for _, m := range s.members() {
-		if !m.Witness {
-			copies++
-		}
-	}
-	if !s.plan.witness || copies > 1 {
-		return
-	}
-	s.mu.Lock()
-	id := uint64(len(s.nodes)) + 1
-	s.object.members = append(s.object.members, Member{ID: id, Role: Learner})
-	s.mu.Unlock()
-	s.note("node %d comes", id)
-	s.join(id, false)
-}
-
 // spares tells whether a node may be lost with its disk. Of two replicas beside a witness, the other one must have all of its state: to be in
 // the middle of a copy is a failure of its own, of which there may be one.
 func (s *sim) spares(lost *simNode) bool {
@@ -137,7 +118,7 @@ func (s *sim) spares(lost *simNode) bool {
 			continue
 		}
 		l := n.life
-		if l == nil || !l.opened.Load() || l.closing.Load() || l.applying.Load() || l.group.hollow.Load() || !l.group.Store().Complete() {
+		if n.damaged.Load() || l == nil || !l.opened.Load() || l.closing.Load() || l.applying.Load() || l.group.hollow.Load() || !l.group.Store().Complete() {
 			return false
 		}
 	}
@@ -150,7 +131,6 @@ func (s *sim) membersSoon() {
 	if s.plan.changes || s.plan.witness { // a witness gives up who is away for too long
 		s.fewEnough()
 	}
-	s.secondCopy()
 	named := s.members()
 	for _, n := range s.nodes {
 		i := slices.IndexFunc(named, func(m Member) bool { return m.ID == n.id })
@@ -170,6 +150,7 @@ func (s *sim) membersSoon() {
 		for k := range s.object.members {
 			if s.object.members[k].ID == n.id {
 				s.object.members[k].Filled = filled
+				n.filled = n.filled || filled
 			}
 		}
 		s.mu.Unlock()

@@ -38,6 +38,7 @@ type simNode struct {
 	founder   bool
 	witness   bool
 	gone      bool     // for good, with its disk
+	filled    bool     // the object has said so of its replica, once
 	rotten    bool     // a bit of its content has turned over, and is not healed
 	life      *simLife // nil: no process; s.mu is held where it changes
 	lives     int

@@ -23,6 +23,8 @@ func TestPlantedInGroups(t *testing.T) {
 		{"an fsync takes another owner's record for its own", []edit{
 			{core + "group.go", " && (g.peers == nil || a.Epoch == g.owner.Epoch && a.Incarnation == g.owner.Incarnation)\n", "\n"},
 			{core + "fence.go", unfenced, "\treturn false\n"},
+			{core + "wait.go", "\tcase g.core.acceptance.Epoch > g.owner.Epoch:\n", "\tcase false:\n"},
+			{core + "wait.go", "\tover := g.core.acceptance.Epoch > g.owner.Epoch\n", "\tover := false\n"},
 			{consensus + "stream.go", "\t\tc.stream.old = true // its owner", "\t\t_ = a // its owner"}}},
 		{"records are applied before they are committed", []edit{
 			{consensus + "core.go", "\tout.Writes = append(out.Writes, w)\n",
