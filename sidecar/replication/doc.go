@@ -29,6 +29,7 @@
 //
 // # Locks
 //
-// Group.applying > space.mu > Disk.mu > Group.mu > Group.guards; none of the last four is held over a sync. Group.placing, above Group.mu, is: of the arena. Disk.committing is true while somebody is in the journal's sync: whoever else
-// needs one waits until it has ended. The apply loop holds no lock while it is in the store.
+// Group.applying > space.mu > Disk.mu > Group.mu > Group.guards; none of the last four is held over a sync. Group.placing, above Group.mu,
+// is: of the arena. Disk.committing is true while somebody is in the journal's sync: whoever else needs one waits until it has ended. The
+// apply loop holds no lock while it is in the store.
 package replication
