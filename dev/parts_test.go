@@ -131,6 +131,7 @@ func TestTable(t *testing.T) {
 		{Name: "keeper-node-1", Node: "node-1", Volumes: []status.Volume{}},
 		// Another tenant: its volume has the same name, and no pod now; another process' word on its leader is none on ours.
 		{Name: "other.keeper-node-1", Node: "node-1", Hosted: []status.Hosted{
+			{Volume: "data-x-0", ID: "x", Role: status.Voter, State: status.InSync, Applied: 1},
 			{Volume: "data-db-0", ID: "d", Role: status.Voter, State: status.Syncing, Leader: "e", Term: 9, Applied: 5, Missing: 4096},
 		}},
 		{Name: "other.db-1", Node: "node-2", Volumes: []status.Volume{{Name: "data", Volume: "data-db-1", State: status.Mounted, Replicas: []status.Replica{{State: status.InSync}}, Mount: "/m"}},
@@ -148,7 +149,13 @@ data-db-0        b        node-1  keeper-node-1        leaving        Offline  0
 data-db-0        c        node-2  keeper-node-2        learner        InSync   65     3Mi
 other.data-db-0  d        node-1  other.keeper-node-1  voter          Syncing  5      4Ki
 other.data-db-0  e        node-2  other.db-1           voter (leads)  InSync   6      -
+other.data-x-0   x        node-1  other.keeper-node-1  voter          InSync   1      -
 `, b.String())
+	b.Reset()
+	require.NoError(t, WriteTable(&b, status.Report{Pods: []status.Pod{{Name: "db-0", Volumes: []status.Volume{{
+		Name: "data", Volume: "data-db-0", State: status.Mounted, Replicas: []status.Replica{{State: status.Syncing}, {State: status.Offline}, {State: status.Offline}},
+	}}, Hosted: []status.Hosted{{Volume: "data-db-0", Term: 7}}}}}))
+	require.Contains(t, b.String(), "  0/3 (1 Syncing, 2 Offline), no leader: changes wait  ")
 	require.Equal(t, []string{"0", "1023", "1Ki", "1Mi", "16Ei"}, []string{
 		humanSize(0), humanSize(1023), humanSize(1024), humanSize(1<<20 - 1), humanSize(1<<64 - 1),
 	})

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -13,6 +15,7 @@ import (
 // WriteTable writes a report for people: a line per volume, and a line per replica where there are several.
 func WriteTable(w io.Writer, r status.Report) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	leads := leaders(&r)
 	fmt.Fprintln(t, "POD\tNODE\tPID\tVOLUME\tSTATE\tUSED\tSIZE\tCOPIES\tMOUNT")
 	for _, p := range r.Pods {
 		pid := "-"
@@ -23,34 +26,45 @@ func WriteTable(w io.Writer, r status.Report) error {
 			fmt.Fprintf(t, "%s\t%s\t%s\t-\t-\t-\t-\t-\t-\n", p.Name, p.Node, pid)
 		}
 		for _, v := range p.Volumes {
+			have := copies(v.Replicas)
+			if v.State == status.Mounted && len(v.Replicas) > 1 && leads[tenant(&p)+v.Volume] == "" {
+				have += ", no leader: changes wait"
+			}
 			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Name, p.Node, pid, tenant(&p)+v.Volume, v.State,
-				humanSize(v.Used), humanSize(v.Size), copies(v.Replicas), v.Mount)
+				humanSize(v.Used), humanSize(v.Size), have, v.Mount)
 		}
 	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	return writeReplicas(w, r)
+	return writeReplicas(w, r, leads)
+}
+
+// leaders are the leaders of groups, by volume: the word of the highest term.
+func leaders(r *status.Report) map[string]string {
+	best, leads := map[string]uint64{}, map[string]string{}
+	for _, p := range r.Pods {
+		for _, h := range p.Hosted {
+			if volume := tenant(&p) + h.Volume; h.Leader != "" && h.Term >= best[volume] {
+				best[volume], leads[volume] = h.Term, h.Leader
+			}
+		}
+	}
+	return leads
 }
 
 // writeReplicas writes a line for each replica of volumes with several, if there are any: also of volumes that no pod mounts now.
-func writeReplicas(w io.Writer, r status.Report) error {
+func writeReplicas(w io.Writer, r status.Report, leads map[string]string) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	leads := map[string]status.Hosted{} // by volume: the word of the highest term
 	mounted := map[string]bool{}
 	for _, p := range r.Pods {
 		for _, v := range p.Volumes {
 			mounted[tenant(&p)+v.Volume] = true
 		}
-		for _, h := range p.Hosted {
-			if volume := tenant(&p) + h.Volume; h.Leader != "" && h.Term >= leads[volume].Term {
-				leads[volume] = h
-			}
-		}
 	}
 	head := "\nVOLUME\tREPLICA\tNODE\tSERVED BY\tROLE\tSTATE\tINDEX\tTO COME\n"
 	line := func(volume string, c status.Replica) {
-		fmt.Fprintf(t, "%s%s\t%s\n", head, volume, replicaLine(&c, leads[volume].Leader))
+		fmt.Fprintf(t, "%s%s\t%s\n", head, volume, replicaLine(&c, leads[volume]))
 		head = ""
 	}
 	for _, p := range r.Pods {
@@ -62,12 +76,18 @@ func writeReplicas(w io.Writer, r status.Report) error {
 			}
 		}
 	}
+	unmounted := map[string][]status.Replica{}
 	for _, p := range r.Pods {
 		for _, h := range p.Hosted {
 			if volume := tenant(&p) + h.Volume; !mounted[volume] {
-				line(volume, status.Replica{ID: h.ID, Pod: p.Name, Node: p.Node, Role: h.Role, State: h.State, MatchIndex: h.Applied, Missing: h.Missing,
-					Witness: h.Role == status.Witness, Kept: h.Kept})
+				unmounted[volume] = append(unmounted[volume], status.Replica{ID: h.ID, Pod: p.Name, Node: p.Node, Role: h.Role, State: h.State,
+					MatchIndex: h.Applied, Missing: h.Missing, Witness: h.Role == status.Witness, Kept: h.Kept})
 			}
+		}
+	}
+	for _, volume := range slices.Sorted(maps.Keys(unmounted)) {
+		for _, c := range unmounted[volume] {
+			line(volume, c)
 		}
 	}
 	return t.Flush()
