@@ -31,12 +31,13 @@ type fakeAPI struct {
 	mu      sync.Mutex
 	objects map[string]map[string]any // by path
 	version int
+	reads   map[string]int // by path
 	away    bool
 	fail    func(method, path string) int // status to answer instead; 0: none
 }
 
 func newFakeAPI(t *testing.T) *fakeAPI {
-	a := &fakeAPI{t: t, objects: map[string]map[string]any{}}
+	a := &fakeAPI{t: t, objects: map[string]map[string]any{}, reads: map[string]int{}}
 	a.server = httptest.NewServer(a)
 	t.Cleanup(a.server.Close)
 	return a
@@ -72,6 +73,7 @@ func (a *fakeAPI) do(r *http.Request) (int, any) {
 	have := a.objects[r.URL.Path]
 	switch r.Method {
 	case http.MethodGet:
+		a.reads[r.URL.Path]++
 		if label := r.URL.Query().Get("labelSelector"); label != "" {
 			return http.StatusOK, map[string]any{"items": a.labelled(r.URL.Path, label)}
 		}
@@ -120,6 +122,13 @@ func (a *fakeAPI) store(path string, o map[string]any) {
 	a.version++
 	meta(o)["resourceVersion"] = strconv.Itoa(a.version)
 	a.objects[path] = o
+}
+
+// gets is how often an object was read.
+func (a *fakeAPI) gets(path string) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.reads[path]
 }
 
 // put makes or replaces an object.

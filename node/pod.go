@@ -41,8 +41,9 @@ type pod struct {
 
 	live    sync.Mutex
 	serving map[string]*serving // as mounts
-	asking  bool                // whether the pod is being deleted is being found out
+	asking  bool                // whether the pod is ending is being found out
 	ending  bool                // it is
+	ended   bool                // and nothing of it runs any more
 	dirty   bool                // serving has something that the state file has not
 }
 

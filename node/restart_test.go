@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/remora-storage/remora/node"
 )
@@ -146,6 +148,43 @@ func TestEndingPod(t *testing.T) {
 	require.Error(t, writer.wait())
 	r.unpublish(p, "data", "remora-disks")
 	require.Empty(t, r.mounts())
+}
+
+// TestEndedPod: where nothing of a pod runs any more, its mount is closed at once, for kubelet looks at it; as long as something runs, a pod
+// that ends still gets its next sidecar.
+func TestEndedPod(t *testing.T) {
+	r := newRig(t, func(c *node.Config) { c.HangBudget, c.EndBudget = time.Hour, time.Hour })
+	running := corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}
+	terminated := corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}
+	for name, end := range map[string]func(*corev1.Pod){
+		"deleted-0":   func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: time.Now()} },
+		"completed-0": func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded },
+	} {
+		p := r.api.pod("default", name, "n1", []string{"data"}, nil)
+		r.publishAll(p)
+		s := r.sidecar(p)
+		writer := r.program(filepath.Join(r.target(p, "data"), "file"))
+		says := func(sidecar, app corev1.ContainerState) {
+			now := p.DeepCopy()
+			end(now)
+			now.Status.InitContainerStatuses = []corev1.ContainerStatus{{Name: "remora", State: sidecar}}
+			now.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "app", State: app}}
+			r.api.put(podPath("default", name), now)
+		}
+		says(terminated, running)
+		s.kill()
+		asked := r.api.gets(podPath("default", name))
+		r.eventually("the plugin has asked, twice", func() bool { return r.api.gets(podPath("default", name)) > asked+1 })
+		s = r.sidecar(p)
+		r.serves(p, 2)
+		writer.progress()
+		s.kill()
+		says(terminated, terminated)
+		require.Error(t, writer.wait(), "otherwise it would wait for an hour")
+		r.unpublish(p, "data", "remora-disks")
+		require.Empty(t, r.mounts())
+		require.NotContains(t, r.api.reasons(name), "VolumeAborted", "nobody was disturbed")
+	}
 }
 
 // TestAPIServerAway: the plugin and what runs need it for nothing; a sidecar that starts waits for it.

@@ -58,6 +58,27 @@ func TestDeletion(t *testing.T) {
 	require.Zero(t, restarts(neighbour.ready("db-0"), "writer"), "the neighbour saw an error")
 }
 
+// TestSubPath: kubelet looks at the mounts of subPaths before it takes them away, when the sidecar has ended already; nobody has to abort them, be
+// the pod deleted or a Job's that completes.
+func TestSubPath(t *testing.T) {
+	s := newSpace(t)
+	below := func(text string) string { return strings.Replace(text, "mountPath: /data}", "mountPath: /data, subPath: a/b}", 1) }
+	s.apply(below(barePod("p", annotated("data"), "", writerContainer("data"))))
+	s.apply(`{apiVersion: batch/v1, kind: Job, metadata: {name: once}, spec: {template: {metadata: {` + annotated("data") + `}, spec: {restartPolicy: Never, ` + podSecurity +
+		`, volumes: [{name: data, emptyDir: {}}], containers: [` + below(writerContainer("data", "-records", `"100"`)) + `]}}}}`)
+	uids := map[string]string{"p": string(s.ready("p").UID)}
+	s.resumes("p")
+	s.kubectl("delete", "pod", "p", "--timeout=110s")
+	s.kubectl("wait", "--for=condition=complete", "job/once", "--timeout=110s")
+	job := s.podOf("job-name=once")
+	uids[job] = string(s.pod(job).UID)
+	for pod, uid := range uids {
+		s.until("no mount of "+pod, func() bool { return len(s.k.mounts(t.Context(), []string{uid})) == 0 })
+		reasons := s.kubectl("get", "events", "--field-selector=involvedObject.name="+pod, "-o", "jsonpath={.items[*].reason}")
+		require.NotContains(t, reasons, "VolumeAborted", pod)
+	}
+}
+
 // TestNamespace: a namespace with pods that write is deleted as a whole, with a dead sidecar in it.
 func TestNamespace(t *testing.T) {
 	s := newSpace(t)
