@@ -334,9 +334,9 @@ func (l *link) send(c *outgoing, write func(...[]byte) error) error {
 			last := parts[len(parts)-1]
 			parts[len(parts)-1] = last[:len(last)+len(f.b)]
 		} else {
-			parts = append(parts, f.b)
+			parts = append(append(parts, f.b), f.more...)
 		}
-		chunk, sent, size = f.chunk, sent+1, size+len(f.b)
+		chunk, sent, size = f.chunk, sent+1, size+f.size()
 	}
 	l.parts = parts
 	if sent == 0 {

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"hash/crc32"
 	"sync"
 	"time"
 )
@@ -27,15 +28,63 @@ type queue struct {
 // queued is one frame in a queue.
 type queued struct {
 	h     Header
-	b     []byte // header and body
-	chunk int    // buffers with the same number are one, in order
+	b     []byte   // header and body; of a large frame the header and the parts up to the first that is lent
+	more  [][]byte // the rest of a large frame
+	chunk int      // buffers with the same number are one, in order
+}
+
+// lentBytes is how long a part of a large frame is that is not copied.
+const lentBytes = 32 << 10
+
+// large makes a frame that shares its long parts, all but the first, with who sends it: a copy of each 1 MiB for each peer costs as much as
+// its encryption.
+func large(h Header, parts [][]byte) queued {
+	size, crc, copied := 0, uint32(0), headerBytes
+	for i, p := range parts {
+		size += len(p)
+		crc = crc32.Update(crc, castagnoli, p)
+		if i == 0 || len(p) < lentBytes {
+			copied += len(p)
+		}
+	}
+	b := appendHeader(make([]byte, 0, copied), h, size, crc)
+	f, at := queued{h: h}, 0
+	for i, p := range parts {
+		if i == 0 || len(p) < lentBytes {
+			b = append(b, p...)
+			continue
+		}
+		f.add(b[at:])
+		f.add(p)
+		at = len(b)
+	}
+	f.add(b[at:])
+	return f
+}
+
+func (f *queued) add(b []byte) {
+	switch {
+	case f.b == nil:
+		f.b = b
+	case len(b) > 0:
+		f.more = append(f.more, b)
+	}
+}
+
+// size is the length of the whole frame.
+func (f *queued) size() int {
+	n := len(f.b)
+	for _, b := range f.more {
+		n += len(b)
+	}
+	return n
 }
 
 func newQueue(limit int, now time.Time) *queue {
 	return &queue{wake: make(chan struct{}, 1), limit: limit, touched: now}
 }
 
-// push copies a frame into the queue. why is empty, or the reason for which it was dropped.
+// push puts a frame into the queue, copied but for what large says. why is empty, or the reason for which it was dropped.
 func (q *queue) push(now time.Time, h Header, wake bool, parts ...[]byte) (why dropReason) {
 	size := headerBytes
 	for _, p := range parts {
@@ -79,9 +128,11 @@ func (q *queue) waiting(allowed func(Header) bool) (bytes int, all bool) {
 
 func (q *queue) append(h Header, size int, parts [][]byte) {
 	q.bytes += size
-	if size > chunkBytes/2 { // a buffer of its own
+	if size > chunkBytes/2 { // buffers of its own
 		q.chunks++
-		q.frames = append(q.frames, queued{h, appendFrame(make([]byte, 0, size), h, parts...), q.chunks})
+		f := large(h, parts)
+		f.chunk = q.chunks
+		q.frames = append(q.frames, f)
 		q.chunks++
 		return
 	}
@@ -93,7 +144,7 @@ func (q *queue) append(h Header, size int, parts [][]byte) {
 	}
 	at := len(q.chunk)
 	q.chunk = appendFrame(q.chunk, h, parts...)
-	q.frames = append(q.frames, queued{h, q.chunk[at:], q.chunks})
+	q.frames = append(q.frames, queued{h: h, b: q.chunk[at:], chunk: q.chunks})
 }
 
 // take takes everything. What was taken before is given back with it: nobody may look at those frames any more.

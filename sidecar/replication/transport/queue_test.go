@@ -2,6 +2,7 @@ package transport
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -12,6 +13,17 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 )
+
+// split cuts a body into parts, as records are: some are long, some empty.
+func split(r *rand.Rand, body []byte) (parts [][]byte) {
+	for range r.IntN(5) {
+		n := r.IntN(len(body) + 1)
+		parts, body = append(parts, body[:n:n]), body[n:]
+	}
+	return append(parts, body)
+}
+
+func bodyOf(f queued) int { return int(binary.LittleEndian.Uint32(f.b[12:])) }
 
 // TestQueue pushes and takes at random, and compares with a list.
 func TestQueue(t *testing.T) {
@@ -25,6 +37,10 @@ func TestQueue(t *testing.T) {
 		used = q.take(used)
 		for _, f := range used {
 			got = append(got, f.b...)
+			for _, b := range f.more {
+				got = append(got, b...)
+			}
+			require.Equal(t, headerBytes+bodyOf(f), f.size())
 		}
 	}
 	for i := range 20000 {
@@ -34,7 +50,7 @@ func TestQueue(t *testing.T) {
 			body = make([]byte, r.IntN(200<<10))
 		}
 		before := q.bytes
-		switch why := q.push(time.Now(), h, true, body[:len(body)/2], body[len(body)/2:]); why {
+		switch why := q.push(time.Now(), h, true, split(r, body)...); why {
 		case dropNone:
 			want = appendFrame(want, h, body)
 		case dropQueueFull:

@@ -87,7 +87,7 @@ func (t *Transport) Close() error {
 
 // Send queues a frame for the process at addr, and never blocks. False: it was dropped, because too much waits for that peer, the peer
 // cannot be reached, the frame is too long, or the transport is closed. True says nothing of its arrival. The parts, which become the
-// body, are copied.
+// body, are copied, but for those of lentBytes and more behind the first: nobody may change them any more.
 func (t *Transport) Send(addr string, h Header, parts ...[]byte) bool {
 	return t.queue(addr, h, true, parts)
 }
