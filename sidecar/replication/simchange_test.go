@@ -42,11 +42,11 @@ func (s *sim) changeMembers(n *simNode) {
 // changePlaces has a copy be where the witness was, and the witness elsewhere: the pod was started on its node. Nobody fails.
 func (s *sim) changePlaces(n *simNode) {
 	s.mu.Lock()
-	if n.witness || !s.begins() {
+	o := &s.object
+	if n.witness || !slices.ContainsFunc(o.members, func(m Member) bool { return m.ID == n.id }) || !s.begins() {
 		s.mu.Unlock()
 		return
 	}
-	o := &s.object
 	for i := range o.members {
 		if m := &o.members[i]; m.Witness || m.ID == n.id {
 			m.Role = Leaving

@@ -146,6 +146,9 @@ func (s *sim) membersSoon() {
 		if filled == named[i].Filled {
 			continue
 		}
+		if filled && !n.witness {
+			s.hasAll(l)
+		}
 		s.mu.Lock()
 		for k := range s.object.members {
 			if s.object.members[k].ID == n.id {
@@ -157,5 +160,18 @@ func (s *sim) membersSoon() {
 		if s.note("node %d is filled: %v", n.id, filled); !filled {
 			s.work["learners that were filled, and are not"]++
 		}
+	}
+}
+
+// hasAll checks that a replica which says that it is filled is.
+func (s *sim) hasAll(l *simLife) {
+	if l.n.rotten || l.n.damaged.Load() || l.group.hollow.Load() {
+		return
+	}
+	st, err := l.stateOf()
+	if err != nil {
+		s.violate("node %d: %v", l.n.id, err)
+	} else if st.absent > 0 {
+		s.violate("node %d says that it has everything, and %d blocks are absent", l.n.id, st.absent)
 	}
 }

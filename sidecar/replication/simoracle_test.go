@@ -250,6 +250,7 @@ type simState struct {
 	acceptance record.Acceptance
 	keys       map[string]string
 	blocks     map[simBlock][]byte
+	absent     int // blocks that are still to come
 }
 
 // check compares a store's state with what it must be at its index.
@@ -320,6 +321,7 @@ func (l *simLife) stateOf() (*simState, error) {
 			}
 			b, err := l.readBlock(c.Blob, i)
 			if absent := new(store.AbsentError); errors.As(err, &absent) {
+				st.absent++
 				l.s.worked("absent blocks", 1)
 				continue
 			}

@@ -354,7 +354,7 @@ func (r *Replica) SaveGroupCheckpoint(c store.Checkpoint, journalFrom uint64, g 
 	if err := r.block.save(super); err != nil {
 		return err
 	}
-	r.super = super
+	r.super.Checkpoint = super.Checkpoint // and nothing else: Info is read meanwhile
 	return nil
 }
 
