@@ -65,6 +65,8 @@ type Core struct {
 	stream   stream
 	waiting  []Message // Propose messages that nobody has looked at yet
 	out      []Message
+	output   Output             // what Ready gave last
+	answers  []Message          // what Wrote gave last
 	held     map[uint64]Message // by peer: see hold
 	owners   map[uint64]uint64  // tick at which a peer proposed last
 	ignore   uint64
@@ -149,17 +151,20 @@ type Output struct {
 	Committed []Committed
 }
 
-// Ready returns what there is to do. Nothing may be lost of it; the writes go to the journal in order.
-func (c *Core) Ready() (out Output, err error) {
+// Ready returns what there is to do. Nothing may be lost of it; the writes go to the journal in order. The slices are used again by the next
+// Ready.
+func (c *Core) Ready() (Output, error) {
 	if c.failed != nil {
-		return out, c.failed
+		return Output{}, c.failed
 	}
+	out := &c.output
+	out.begin()
 	for {
 		for c.raw.HasReady() && c.failed == nil {
-			c.take(&out)
+			c.take(out)
 		}
 		if c.failed != nil {
-			return out, c.failed
+			return *out, c.failed
 		}
 		c.answerProposals()
 		c.flush()
@@ -173,8 +178,16 @@ func (c *Core) Ready() (out Output, err error) {
 		c.persist = false
 	}
 	out.Messages = append(out.Messages, c.out...)
-	c.out = nil
-	return out, nil
+	clear(c.out)
+	c.out = c.out[:0]
+	return *out, nil
+}
+
+// begin lets go of what was given last.
+func (o *Output) begin() {
+	clear(o.Writes)
+	clear(o.Messages)
+	o.Writes, o.Messages, o.Committed = o.Writes[:0], o.Messages[:0], o.Committed[:0]
 }
 
 func (c *Core) take(out *Output) {
@@ -255,9 +268,10 @@ func (c *Core) write(m *pb.Message, out *Output) {
 	out.Writes = append(out.Writes, w)
 }
 
-// Wrote says that a write is durable, and returns what may be sent now.
+// Wrote says that a write is durable, and returns what may be sent now. The slice is used again by the next Wrote.
 func (c *Core) Wrote(w Write) []Message {
-	var send []Message
+	clear(c.answers)
+	send := c.answers[:0]
 	for i := range w.responses {
 		m := &w.responses[i]
 		if m.To == c.id {
@@ -267,6 +281,7 @@ func (c *Core) Wrote(w Write) []Message {
 			send = append(send, Message{To: m.To, From: c.id, Raft: m})
 		}
 	}
+	c.answers = send
 	return send
 }
 
