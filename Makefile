@@ -112,6 +112,8 @@ planted: ## plant bugs in the code, one at a time; the crash points must find ea
 	go test -tags planted ./sidecar/replication -run '^TestPlanted' -v -count=1 -timeout 2h
 
 sim: ## simulate SEEDS groups of replicas with all faults, from the seed FROM on (SEED= repeats one, and tells its story; TWICE=1)
+	@[[ '$(SEEDS)' =~ ^[1-9][0-9]*$$ && '$(FROM)$(SEED)' =~ ^[0-9]+$$ ]] || \
+		{ echo 'make sim: SEEDS=$(SEEDS) FROM=$(FROM) SEED=$(SEED): want numbers, of seeds at least 1: make sim SEEDS=500 FROM=1' >&2; exit 2; }
 	go test ./sidecar/replication -run '^TestSimulation$$' -v -count=1 -timeout 24h -args -sim $(SEEDS) -sim-from $(FROM) \
 		$(if $(SEED),-sim-seed $(SEED)) $(if $(TWICE),-sim-twice)
 
