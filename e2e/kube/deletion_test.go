@@ -62,7 +62,9 @@ func TestDeletion(t *testing.T) {
 // the pod deleted or a Job's that completes.
 func TestSubPath(t *testing.T) {
 	s := newSpace(t)
-	below := func(text string) string { return strings.Replace(text, "mountPath: /data}", "mountPath: /data, subPath: a/b}", 1) }
+	below := func(text string) string {
+		return strings.Replace(text, "mountPath: /data}", "mountPath: /data, subPath: a/b}", 1)
+	}
 	s.apply(below(barePod("p", annotated("data"), "", writerContainer("data"))))
 	s.apply(`{apiVersion: batch/v1, kind: Job, metadata: {name: once}, spec: {template: {metadata: {` + annotated("data") + `}, spec: {restartPolicy: Never, ` + podSecurity +
 		`, volumes: [{name: data, emptyDir: {}}], containers: [` + below(writerContainer("data", "-records", `"100"`)) + `]}}}}`)
