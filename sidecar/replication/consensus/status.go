@@ -13,25 +13,22 @@ type raftProgress = tracker.Progress
 
 // Status is how a replica stands in its group.
 type Status struct {
-	ID, Leader, Term  uint64
-	Leads             bool
-	Last, Commit      uint64
-	Target            uint64 // what the leader has committed, if it is Known
-	Settled           uint64 // what it had committed ElectionTicks to twice as many ago, or when it said so first
-	Known             bool
-	LastTerm          uint64 // of the entry at Last: of two logs, the one with the higher one is newer
-	Voters, Learners  []uint64
-	Joint             bool
-	Changed           uint64          // index of the newest change of members
-	Peers             map[uint64]Peer // where this replica leads
-	Unaccepted        int
-	UnacceptedForTick uint64
+	ID, Leader, Term uint64
+	Leads            bool
+	Last, Commit     uint64
+	Target           uint64 // what the leader has committed, if it is Known
+	Settled          uint64 // what it had committed ElectionTicks to twice as many ago, or when it said so first
+	Known            bool
+	LastTerm         uint64 // of the entry at Last: of two logs, the one with the higher one is newer
+	Voters, Learners []uint64
+	Joint            bool
+	Changed          uint64          // index of the newest change of members
+	Peers            map[uint64]Peer // where this replica leads
 }
 
 // Peer is how far a peer is, as the leader knows.
 type Peer struct {
 	Match   uint64
-	Learner bool
 	Active  bool // it has answered lately
 	Lagging bool // it needs what the log has no more
 }
@@ -45,11 +42,10 @@ func (c *Core) Status() Status {
 	s.Target, s.Known = c.target()
 	s.Settled = c.settled()
 	s.LastTerm, _ = c.log.Term(s.Last)
-	s.Unaccepted, s.UnacceptedForTick = c.Unaccepted()
 	if c.leads {
 		s.Peers = map[uint64]Peer{}
-		c.raw.WithProgress(func(id uint64, t raft.ProgressType, p raftProgress) {
-			s.Peers[id] = Peer{Match: p.Match, Learner: t == raft.ProgressTypeLearner, Active: p.RecentActive || id == c.id, Lagging: p.State == tracker.StateSnapshot}
+		c.raw.WithProgress(func(id uint64, _ raft.ProgressType, p raftProgress) {
+			s.Peers[id] = Peer{Match: p.Match, Active: p.RecentActive || id == c.id, Lagging: p.State == tracker.StateSnapshot}
 		})
 	}
 	return s

@@ -7,9 +7,7 @@ import (
 	"io"
 	"path/filepath"
 	"slices"
-	"sort"
 	"strconv"
-	"strings"
 
 	"github.com/remora-storage/remora/cachefs/record"
 	"github.com/remora-storage/remora/cachefs/store"
@@ -76,22 +74,6 @@ type Dir struct {
 
 // ErrInUse: another process serves the directory.
 var ErrInUse = errors.New("disk directory is served by another process")
-
-// List returns the disk directories of a tenant below root, in order.
-func List(fs disk.FS, root string) ([]string, error) {
-	names, err := fs.List(root)
-	if err != nil {
-		return nil, err
-	}
-	var dirs []string
-	for _, n := range names {
-		if strings.HasPrefix(n, "disk-") {
-			dirs = append(dirs, filepath.Join(root, n))
-		}
-	}
-	sort.Strings(dirs)
-	return dirs, nil
-}
 
 // Open locks and opens the disk directory at path, and makes it if it is not there or empty. ErrInUse if it is served.
 func Open(fs disk.FS, path, tenant string, segmentBytes int64, random io.Reader) (*Dir, error) {

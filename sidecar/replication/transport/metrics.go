@@ -77,12 +77,6 @@ func (b *byReason) add(reason string) {
 	b.n[reason]++
 }
 
-func (b *byReason) get(reason string) uint64 {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.n[reason]
-}
-
 func (b *byReason) collect(ch chan<- prometheus.Metric, d *prometheus.Desc) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -332,3 +332,9 @@ func fakeServer(t testing.TB, config *tls.Config) (addr string, got chan []byte)
 	t.Cleanup(func() { _ = l.Close() })
 	return l.Addr().String(), got
 }
+
+func (b *byReason) get(reason string) uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.n[reason]
+}
