@@ -111,10 +111,11 @@ func (s *sim) join(id uint64, witness bool) {
 }
 
 // spares tells whether a node may be lost with its disk. Of two replicas beside a witness, the other one must have all of its state: to be in
-// the middle of a copy is a failure of its own, of which there may be one.
+// the middle of a copy is a failure of its own, of which there may be one. So is damaged metadata: what is in that replica's log alone, and in its
+// arena, nobody can be given until it has a state again, so the witness stays that long.
 func (s *sim) spares(lost *simNode) bool {
 	for _, n := range s.nodes {
-		if !s.plan.witness || lost.witness || n == lost || n.witness || n.gone {
+		if !s.plan.witness || n == lost || n.witness || n.gone || lost.witness && !n.damaged.Load() {
 			continue
 		}
 		l := n.life

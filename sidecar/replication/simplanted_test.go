@@ -25,7 +25,8 @@ func TestPlantedInGroups(t *testing.T) {
 			{core + "fence.go", unfenced, "\treturn false\n"},
 			{core + "wait.go", "\tcase g.core.acceptance.Epoch > g.owner.Epoch:\n", "\tcase false:\n"},
 			{core + "wait.go", "\tover := g.core.acceptance.Epoch > g.owner.Epoch\n", "\tover := false\n"},
-			{consensus + "stream.go", "\t\tc.stream.old = true // its owner", "\t\t_ = a // its owner"}}},
+			{consensus + "stream.go", "\t\tc.stream.old = true // its owner", "\t\t_ = a // its owner"},
+			{consensus + "stream.go", "\t\t\ts.old = true\n", "\t\t\t_ = s\n"}}},
 		{"records are applied before they are committed", []edit{
 			{consensus + "core.go", "\tout.Writes = append(out.Writes, w)\n",
 				"\tout.Writes = append(out.Writes, w)\n\tc.commit(&pb.Message{Entries: w.Entries}, out)\n"},
@@ -60,8 +61,6 @@ func TestPlantedInGroups(t *testing.T) {
 			{core + "checkpoint.go", "\t\tkept = g.peers.needs(kept)\n", ""}}},
 		{"a state is replaced without a durable mark", []edit{
 			{core + "install.go", "\t\tif err := replica.SaveGroupCheckpoint(old, replica.JournalFrom(), state); err != nil {\n", "\t\tif _, err := old, error(nil); err != nil {\n"}}},
-		{"a witness that lacks something lets a learner become a voter", []edit{
-			{core + "witness.go", "\t\tkeeps := ok && p.ticks-r.tick < 3*reportTicks && !has.Lagging && has.Match >= p.core.Base()\n", "\t\tkeeps := ok || has.Lagging\n"}}},
 		{"a replica that was alone becomes one of several without a durable mark", []edit{
 			{core + "rejoin.go", "\ts := diskdir.GroupState{Term: at.Term, Members: b}\n",
 				"\ts := diskdir.GroupState{Term: at.Term, Members: b}\n\tif len(at.Members.Voters) < 2 {\n\t\ts.Members = nil\n\t}\n"}}},
