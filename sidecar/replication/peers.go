@@ -27,6 +27,7 @@ type PeersConfig struct {
 	Members func() []Member
 	Copies  func() int
 	// Send hands a message to the transport. It never blocks, and may lose it. It copies the parts: they change when it has returned.
+	// Only those of 32 KiB and more behind the first are content that never changes, and need no copy.
 	Send func(to uint64, kind uint8, parts ...[]byte)
 	// Flush, if it is set, is called soon after one or more calls of Send, without locks: until then what was sent may be kept together.
 	// It never blocks either.

@@ -124,9 +124,17 @@ func TestCommit(t *testing.T) {
 			if v[3] == 0 { // not counted
 				continue
 			}
-			fmt.Printf("| %d | %s | %.0f | %.0f | %.2f | %.0f | %.0f | %.2f | %.2f |\n", depth, line.what, v[0], v[1], v[1]/v[0], v[2], v[3], v[3]/v[2], v[3]/v[1])
+			fmt.Printf("| %d | %s | %.0f | %.0f | %s | %.0f | %.0f | %s | %s |\n", depth, line.what, v[0], v[1], ratio(v[1], v[0]), v[2], v[3], ratio(v[3], v[2]), ratio(v[3], v[1]))
 		}
 	}
+}
+
+// ratio is empty where the other one was not counted, or has no such process.
+func ratio(a, b float64) string {
+	if b == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.2f", a/b)
 }
 
 func median(all []figures, of func(figures) float64) float64 {
