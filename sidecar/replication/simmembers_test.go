@@ -3,6 +3,8 @@ package replication
 import (
 	"slices"
 	"time"
+
+	pb "go.etcd.io/raft/v3/raftpb"
 )
 
 // simObject is the Volume object, as far as it names members. Guarded by sim.mu.
@@ -115,6 +117,9 @@ func (s *sim) join(id uint64, witness bool) {
 // arena, nobody can be given until it has a state again, so the witness stays that long.
 func (s *sim) spares(lost *simNode) bool {
 	for _, n := range s.nodes {
+		if s.plan.witness && n.changes() { // it may be the other one that is being given up: the object has not heard of it
+			return false
+		}
 		if !s.plan.witness || n == lost || n.witness || n.gone || lost.witness && !n.damaged.Load() {
 			continue
 		}
@@ -175,4 +180,19 @@ func (s *sim) hasAll(l *simLife) {
 	} else if st.absent > 0 {
 		s.violate("node %d says that it has everything, and %d blocks are absent", l.n.id, st.absent)
 	}
+}
+
+// changes tells whether a node's log has a change of members that it does not know to be committed, or that has left one voter.
+func (n *simNode) changes() bool {
+	l := n.life
+	if l == nil || l.alone || !l.opened.Load() {
+		return false
+	}
+	g := l.group
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	committed, _ := g.peers.core.Delivered()
+	return len(g.peers.core.Members().Voters) == 1 || slices.ContainsFunc(g.peers.core.Entries(), func(e pb.Entry) bool {
+		return e.Index > committed && e.Type != pb.EntryNormal
+	})
 }

@@ -67,6 +67,32 @@ func TestASaveThatFails(t *testing.T) {
 	require.Equal(t, GroupState{Term: 2}, r.GroupState())
 }
 
+// TestWhatIsReadAfterAFailedSync: after a sync that failed, the system shows what was written to every reader, and takes it for written out, so
+// another sync does nothing. Who reads it must write it again (seed 7001610).
+func TestWhatIsReadAfterAFailedSync(t *testing.T) {
+	for seed := range uint64(20) { // a failed sync may have written it
+		rng := rand.New(rand.NewPCG(seed, 1))
+		random := func() *bytes.Reader { return bytes.NewReader(bytes.Repeat([]byte{7}, 64)) }
+		fs := faultfs.New(rng)
+		d, err := Open(fs, "disk-0", "tenant", 1<<20, random())
+		require.NoError(t, err)
+		r, err := d.CreateReplica(ReplicaInfo{Replica: 3, Group: 9, VolumeUID: "uid", Volume: "v"})
+		require.NoError(t, err)
+		fs.Watch(&faultfs.Hooks{Before: func(op *faultfs.Op) error {
+			if op.Kind == faultfs.Sync {
+				return syscall.EIO
+			}
+			return nil
+		}})
+		saved := GroupState{Term: 3, Members: []byte{1, 2}, Installing: true}
+		require.ErrorIs(t, r.SaveGroupCheckpoint(store.Checkpoint{Index: 20}, 200, saved), syscall.EIO)
+		killed := fs.Image(rng, faultfs.Killed, nil)
+		read := readAgain(t, killed, random()).GroupState()
+		require.Equal(t, saved, read, "the test itself: the page cache has it")
+		require.Equal(t, read, readAgain(t, killed.Image(rng, faultfs.LoseAll, nil), random()).GroupState(), "seed %d", seed)
+	}
+}
+
 // readAgain is what a new process finds.
 func readAgain(t *testing.T, fs *faultfs.FS, random *bytes.Reader) *Replica {
 	d, err := Open(fs, "disk-0", "tenant", 1<<20, random)

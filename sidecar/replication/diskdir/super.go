@@ -43,6 +43,7 @@ type superblock struct {
 	path       string
 	magic      [8]byte
 	generation uint64
+	read       []byte // the copy that openSuper took
 }
 
 func encodeSuper(magic [8]byte, generation uint64, v any) ([]byte, error) {
@@ -125,7 +126,7 @@ func openSuper(fs disk.FS, dir string, magic [8]byte, v any) (*superblock, error
 		if err != nil {
 			reason, sound = err, sound || errors.Is(err, errVersion)
 		} else if best == nil || g > s.generation {
-			s.generation, best = g, body
+			s.generation, best, s.read = g, body, b[i*copySize:(i+1)*copySize]
 		}
 	}
 	if best == nil {
@@ -154,8 +155,12 @@ func (s *superblock) save(v any) error {
 	return nil
 }
 
-// harden makes durable what openSuper has read.
+// harden makes durable what openSuper has read: it writes it again, in its place, and syncs. To sync alone is not enough: if the sync of who wrote
+// it failed, the system takes the page for clean, shows it to every reader, and loses it with the power.
 func (s *superblock) harden(fs disk.FS) error {
+	if _, err := s.file.WriteAt(s.read, int64(s.generation%2)*copySize); err != nil {
+		return fmt.Errorf("write %s: %w", s.path, err)
+	}
 	if err := s.file.SyncData(); err != nil {
 		return fmt.Errorf("sync %s: %w", s.path, err)
 	}
