@@ -170,6 +170,11 @@ func (g *Group) Unfilled() bool {
 	return waits || s != nil && !s.Complete()
 }
 
+// lacks is Unfilled with g.mu held.
+func (g *Group) lacks() bool {
+	return g.peers.copying || g.hollow.Load() || g.store == nil || !g.store.Complete()
+}
+
 // counted is a reader that knows how much came.
 type counted struct {
 	r     io.Reader

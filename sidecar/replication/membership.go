@@ -49,7 +49,7 @@ func (g *Group) review() {
 		}
 		return s.Peers[id].Match
 	})
-	if len(changes) == 0 {
+	if len(changes) == 0 && !g.lacks() { // whoever is away may be the only one with a state
 		changes = g.givenUp(want, &s)
 	}
 	stays := func(id uint64) bool {
@@ -63,7 +63,7 @@ func (g *Group) review() {
 	case len(changes) == 0:
 		g.followOwner(&s)
 		return
-	case thins(changes, s.Voters) && (!stays(s.ID) || g.store == nil || !g.store.Complete()):
+	case thins(changes, s.Voters) && (!stays(s.ID) || g.lacks()):
 		return // who stays may lack content that only those have who go: it is filled first
 	}
 	if err := p.core.Change(changes); err != nil {
