@@ -196,6 +196,9 @@ func nextChange(want []Member, voters, learners []uint64, copies int, applied ui
 		}
 	}
 	witness := func(id uint64) bool { m := find(id); return m != nil && m.Witness }
+	was := func(id uint64) bool { // one that the object does not name was the witness, if there is to be one and no other voter is
+		return witness(id) || find(id) == nil && !slices.ContainsFunc(voters, witness) && slices.ContainsFunc(want, func(m Member) bool { return m.Witness })
+	}
 	many := len(voters) - max(copies, 1)
 	if many < 0 {
 		if slices.ContainsFunc(voters, witness) { // one is enough
@@ -205,7 +208,7 @@ func nextChange(want []Member, voters, learners []uint64, copies int, applied ui
 	}
 	for _, in := range ready {
 		for _, out := range leaving {
-			if witness(in) == witness(out) { // so there is never a majority without content
+			if witness(in) == was(out) { // so there is never a majority without content
 				return []pb.ConfChangeSingle{single(pb.ConfChangeAddNode, in), single(pb.ConfChangeRemoveNode, out)}
 			}
 		}

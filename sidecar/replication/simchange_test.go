@@ -197,6 +197,8 @@ func (s *sim) spare(n *simNode, named []Member) bool {
 			return false
 		case x.alone(n.id):
 			return false
+		case x.mourns():
+			return false
 		case x == n || !votes:
 		case !x.whole() && !x.serves():
 			return false
@@ -206,6 +208,16 @@ func (s *sim) spare(n *simNode, named []Member) bool {
 		}
 	}
 	return others > 1 && copies > 0 && voters != 2 // two can spare nobody
+}
+
+// mourns tells that a node knows a voter that is lost already, whatever the object says of it.
+func (n *simNode) mourns() bool {
+	l := n.life
+	if l == nil || !l.opened.Load() || l.alone {
+		return false
+	}
+	of := l.group.Status().Group
+	return of != nil && slices.ContainsFunc(of.Voters, func(id uint64) bool { return n.s.node(id).gone })
 }
 
 // mayVote tells whether a member may be a voter: a learner that was filled once may be one before the object hears of it.

@@ -371,4 +371,4 @@ var simMended = []uint64{360, 539, 5077, 11308, 12133, 12262, 12469, 12987, 1330
 
 // simMendedLater are seeds that found something since groups grow and shrink in the simulation, with a disk that is shared and bits that turn over.
 var simMendedLater = []uint64{60, 800217, 800477, 800495, 810078, 820135, 840037, 700517, 902217, 902716, 906437, 906568, 768, 1002918, 1002952, 1003055,
-	4003038, 5000194, 37, 530, 7000346, 7001610}
+	4003038, 5000194, 37, 530, 7000346, 7001610, 8000316, 8001433}

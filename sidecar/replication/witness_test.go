@@ -289,6 +289,11 @@ func TestNextChangeWithWitness(t *testing.T) {
 		{"a witness alone does not vote", []replication.Member{voter(1), witness(filled(3))}, []uint64{1}, []uint64{3}, ""},
 		{"one that has no vote and leaves, goes", []replication.Member{voter(1), witness(leaving(3)), witness(filled(4)), filled(5)}, []uint64{1}, []uint64{3, 4}, "-3"},
 		{"with a second copy it does", []replication.Member{voter(1), witness(filled(3)), filled(4)}, []uint64{1}, []uint64{3, 4}, "+3 +4"},
+		{"a witness for one that the object gave up before it heard that it votes", []replication.Member{voter(1), voter(2), witness(filled(5))}, []uint64{1, 2, 4}, []uint64{5}, "+5 -4"},
+		{"a replica for such a one", []replication.Member{voter(1), witness(voter(3)), filled(5)}, []uint64{1, 3, 4}, []uint64{5}, "+5 -4"},
+		{"no witness for such a one", []replication.Member{voter(1), witness(voter(3)), witness(filled(5))}, []uint64{1, 3, 4}, []uint64{5}, ""},
+		{"no replica for such a one that was the witness", []replication.Member{voter(1), voter(2), witness(replication.Member{ID: 6, Role: replication.Learner}), filled(5)}, []uint64{1, 2, 4},
+			[]uint64{5, 6}, ""},
 		{"one witness is enough", []replication.Member{voter(1), witness(voter(3)), witness(filled(4))}, []uint64{1, 3}, []uint64{4}, ""},
 	} {
 		require.Equal(t, c.change, replication.NextChange(c.want, c.voters, c.learners, 3), c.what)
