@@ -245,9 +245,6 @@ func (g *Group) covered(want []Member, s *consensus.Status) []Member {
 // witness gives up its vote, too, where it would be one of two. g.mu is held.
 func (g *Group) givenUp(want []Member, s *consensus.Status) []pb.ConfChangeSingle {
 	p := g.peers
-	if g.hollow.Load() || g.store == nil || !g.store.Complete() {
-		return nil // who is away may be the only one with all of the content (seed 8001433)
-	}
 	for _, m := range want {
 		r := p.reports[m.ID]
 		id := r.laggard
