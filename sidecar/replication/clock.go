@@ -75,3 +75,31 @@ func (g *Group) run() {
 		}
 	}
 }
+
+// lateness is for how long appends to the follower that the majority does not need are gathered (consensus: hold.go).
+const lateness = time.Millisecond
+
+// awaitLate has late called if there is a reason. g.mu is held.
+func (g *Group) awaitLate() {
+	p := g.peers
+	if p.lateSoon || !p.core.HasLate() {
+		return
+	}
+	p.lateSoon = true
+	if p.cfg.After != nil {
+		p.cfg.After(lateness, g.late)
+	} else {
+		time.AfterFunc(lateness, g.late)
+	}
+}
+
+// late sends the appends that were gathered.
+func (g *Group) late() {
+	g.mu.Lock()
+	defer g.unlock()
+	if g.peers.lateSoon = false; g.failed != nil || g.closing {
+		return
+	}
+	g.peers.core.Late()
+	g.process()
+}

@@ -47,6 +47,8 @@ type PeersConfig struct {
 	FillRate int64
 	// LogBytes of payloads are kept in memory for peers that are away, four times as much for those that are there and lag; 0 means 16 MiB.
 	LogBytes int64
+	// After calls f in a while, in another goroutine; nil: time.AfterFunc. See lateness.
+	After func(d time.Duration, f func())
 	// Tick is the distance of two ticks (consensus.ElectionTicks); 0 means 50 ms, less than 0 that the caller ticks.
 	Tick time.Duration
 }
@@ -79,6 +81,7 @@ type peers struct {
 	forcedTo   uint64 // the end of the log when PeersConfig.Force made this replica the only member
 	// confirming is the entry that makes the newest change of members known to the members.
 	confirming confirmation
+	lateSoon   bool // late is to be called
 	ticks      int
 	followed   int // tick at which the owner was asked to lead
 	serving    int // peers that fetch the state
@@ -209,6 +212,7 @@ func (g *Group) process() {
 	if p.fenced == nil && (p.core.Fenced() || g.usurped()) {
 		g.fence()
 	}
+	g.awaitLate()
 	g.changed.Broadcast()
 }
 

@@ -244,7 +244,7 @@ func (l *simLife) peers() *PeersConfig {
 		l.alone = true
 		return nil
 	}
-	peers := &PeersConfig{Tick: -1, Send: l.send, Fetch: l.fetch, LogBytes: s.plan.logBytes, Force: force, Witness: n.witness, KeepBytes: s.plan.keepBytes}
+	peers := &PeersConfig{Tick: -1, After: l.later, Send: l.send, Fetch: l.fetch, LogBytes: s.plan.logBytes, Force: force, Witness: n.witness, KeepBytes: s.plan.keepBytes}
 	if s.plan.exchange || s.plan.witness {
 		peers.Members, peers.Copies, peers.Changed = s.members, s.copies, l.changed
 	}
@@ -786,6 +786,20 @@ func (s *sim) tick(n *simNode) {
 	if l := n.life; l != nil && !l.alone && l.opened.Load() && !l.closing.Load() && n.thaws() <= 0 {
 		l.group.tick()
 	}
+}
+
+// after is a timer of a process.
+func (l *simLife) later(d time.Duration, f func()) {
+	l.s.after(time.Duration(float64(d)/l.n.clock), func() {
+		if l.dead.Load() {
+			return
+		}
+		if l.n.thaws() > 0 || !l.opened.Load() {
+			l.later(time.Millisecond, f)
+			return
+		}
+		f()
+	})
 }
 
 // simLink is the way from one node to another.

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
@@ -65,10 +63,12 @@ type Core struct {
 	stream   stream
 	waiting  []Message // Propose messages that nobody has looked at yet
 	out      []Message
-	output   Output             // what Ready gave last
-	answers  []Message          // what Wrote gave last
-	held     map[uint64]Message // by peer: see hold
-	owners   map[uint64]uint64  // tick at which a peer proposed last
+	output   Output                 // what Ready gave last
+	answers  []Message              // what Wrote gave last
+	held     map[uint64]*pb.Message // by peer: see hold
+	quick    uint64                 // the follower that answered first; 0: not known
+	answered uint64                 // the newest index that a follower has
+	owners   map[uint64]uint64      // tick at which a peer proposed last
 	ignore   uint64
 	persist  bool // a change of members was committed, and no HardState written since
 	ticks    uint64
@@ -84,7 +84,7 @@ func New(cfg Config) (*Core, error) {
 		cfg.Members = &pb.ConfState{}
 	}
 	c := &Core{id: cfg.ID, acceptance: cfg.Acceptance, delivered: cfg.Index, ignore: cfg.Ignore, witness: cfg.Witness, members: []membership{{cfg.Index, cfg.Members}},
-		history: cfg.Terms, held: map[uint64]Message{}, owners: map[uint64]uint64{}, asked: map[uint64]uint64{}}
+		history: cfg.Terms, held: map[uint64]*pb.Message{}, owners: map[uint64]uint64{}, asked: map[uint64]uint64{}}
 	c.log = memory{initial: cfg.Members, base: cfg.Index, term: cfg.Term, entries: cfg.Entries, snapshot: c.snapshot}
 	hard := cfg.Hard
 	hard.Commit = min(max(hard.Commit, cfg.Index), c.log.last())
@@ -111,6 +111,9 @@ func (c *Core) Step(m Message) error {
 		c.hear(m.Raft)
 		if m.Raft.From == c.leader {
 			c.alive = c.ticks
+		}
+		if m.Raft.Type == pb.MsgAppResp {
+			c.answer(m.Raft)
 		}
 		return c.raw.Step(*m.Raft)
 	case m.Propose != nil:
@@ -159,6 +162,7 @@ func (c *Core) Ready() (Output, error) {
 	}
 	out := &c.output
 	out.begin()
+	c.give(out) // before what follows: an append that overtakes another one is refused
 	for {
 		for c.raw.HasReady() && c.failed == nil {
 			c.take(out)
@@ -177,10 +181,15 @@ func (c *Core) Ready() (Output, error) {
 		out.Writes = append(out.Writes, Write{Hard: &h, Urgent: true})
 		c.persist = false
 	}
+	c.give(out)
+	return *out, nil
+}
+
+// give has Ready give what was put aside for it.
+func (c *Core) give(out *Output) {
 	out.Messages = append(out.Messages, c.out...)
 	clear(c.out)
 	c.out = c.out[:0]
-	return *out, nil
 }
 
 // begin lets go of what was given last.
@@ -196,6 +205,8 @@ func (c *Core) take(out *Output) {
 		c.leader, c.leads = rd.SoftState.Lead, rd.SoftState.RaftState == raft.StateLeader
 		c.stream.next = 0 // to the new leader, everything
 		c.proposer = 0
+		clear(c.held)
+		c.quick, c.answered = 0, 0
 	}
 	for i := range rd.Messages {
 		m := &rd.Messages[i] // Raft has let go of it
@@ -205,42 +216,11 @@ func (c *Core) take(out *Output) {
 		case raft.LocalApplyThread:
 			c.commit(m, out)
 		default:
-			if c.tell(m); !c.hold(m) {
+			if c.tell(m); !c.hold(m, out) {
 				out.Messages = append(out.Messages, Message{To: m.To, From: c.id, Raft: m})
 			}
 		}
 	}
-}
-
-// hold keeps back an append without entries: as a rule it says only that the commit index has moved, which the next append says as well,
-// and if there is none the next tick. Between two records of an owner that waits for each, it would be half of all messages. An owner
-// elsewhere waits for it, and gets it at once. For Raft it is a message that was late.
-func (c *Core) hold(m *pb.Message) bool {
-	if m.Type != pb.MsgApp {
-		return false
-	}
-	if len(m.Entries) > 0 {
-		delete(c.held, m.To)
-		return false
-	}
-	if at, owns := c.owners[m.To]; owns && c.ticks-at < ElectionTicks {
-		return false
-	}
-	c.held[m.To] = Message{To: m.To, From: c.id, Raft: m}
-	return true
-}
-
-// release lets go what was held.
-func (c *Core) release() {
-	if len(c.held) == 0 {
-		return
-	}
-	for _, id := range slices.Sorted(maps.Keys(c.held)) { // not in the map's order: simulations must be repeatable
-		if c.leads {
-			c.out = append(c.out, c.held[id])
-		}
-	}
-	clear(c.held)
 }
 
 func (c *Core) write(m *pb.Message, out *Output) {

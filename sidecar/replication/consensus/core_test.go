@@ -3,6 +3,7 @@ package consensus
 import (
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -46,6 +47,9 @@ func (c *cluster) step(ids []uint64) {
 	switch k := c.rng.IntN(8); {
 	case k == 0:
 		c.cores[id].Tick()
+		c.ready(id)
+	case k == 7 && c.cores[id].HasLate():
+		c.cores[id].Late()
 		c.ready(id)
 	case k < 4 && len(c.disks[id]) > 0:
 		w := c.disks[id][0]
@@ -119,11 +123,30 @@ func leading(t *testing.T) *cluster {
 	return c
 }
 
+// once makes one write durable, or delivers one message.
+func (c *cluster) once() {
+	for id, core := range c.cores {
+		if len(c.disks[id]) > 0 {
+			w := c.disks[id][0]
+			c.disks[id] = c.disks[id][1:]
+			c.wires = append(c.wires, core.Wrote(w)...)
+			c.ready(id)
+			return
+		}
+	}
+	if len(c.wires) > 0 {
+		m := c.wires[0]
+		c.wires = c.wires[1:]
+		_ = c.cores[m.To].Step(m)
+		c.ready(m.To)
+	}
+}
+
 // settle delivers everything and makes it durable, without a tick, and answers how many messages went from the leader.
 func (c *cluster) settle() (sent, answers int) {
 	for busy := true; busy; {
 		busy = false
-		for id := uint64(1); id <= 3; id++ {
+		for id := uint64(1); id <= uint64(len(c.cores)); id++ {
 			for len(c.disks[id]) > 0 {
 				w := c.disks[id][0]
 				c.disks[id] = c.disks[id][1:]
@@ -159,29 +182,117 @@ func (c *cluster) append(first, n record.Seq) {
 	c.ready(1)
 }
 
-// TestMessagesOfABatch: many records that are appended together cost a message and an answer at each peer, and so does the commit index of
-// many, which waits for the next record or the next tick.
+// TestMessagesOfABatch: many records that are appended together cost a message and an answer at the follower that answers first. The other one
+// gets those of many batches as one, when the driver says so. The commit index of many waits for the next record or the next tick.
 func TestMessagesOfABatch(t *testing.T) {
 	c := leading(t)
 	c.append(0, 1)
 	c.settle()
-	for first := record.Seq(1); first < 100; first += 16 {
-		c.append(first, 16)
+	lead := c.cores[1]
+	quick := lead.quick
+	other := 5 - quick
+	require.Contains(t, []uint64{2, 3}, quick)
+	for first := record.Seq(1); first < 40; first += 8 {
+		c.append(first, 8)
 		sent, answers := c.settle()
-		require.Equal(t, 2, sent)
-		require.Equal(t, 2, answers)
-		_, mine := c.cores[1].Delivered()
-		require.Equal(t, first+15, mine.Last)
-		_, theirs := c.cores[2].Delivered()
+		require.Equal(t, 1, sent)
+		require.Equal(t, 1, answers)
+		_, mine := lead.Delivered()
+		require.Equal(t, first+7, mine.Last)
+		_, theirs := c.cores[quick].Delivered()
 		require.Equal(t, first-1, theirs.Last, "what it knows to be committed")
+		require.Equal(t, quick, lead.quick)
 	}
-	c.cores[1].Tick()
+	require.True(t, lead.HasLate())
+	lead.Late()
+	c.ready(1)
+	require.False(t, lead.HasLate())
+	sent, answers := c.settle()
+	require.Equal(t, 1, sent)
+	require.Equal(t, 1, answers)
+	require.EqualValues(t, c.cores[1].log.last(), c.cores[other].log.last())
+	require.Equal(t, quick, lead.quick, "its answers were the first")
+	lead.Tick()
 	c.ready(1)
 	c.settle()
 	for id := uint64(1); id <= 3; id++ {
 		_, a := c.cores[id].Delivered()
-		require.Equal(t, record.Seq(112), a.Last, "replica %d after a tick", id)
+		require.Equal(t, record.Seq(40), a.Last, "replica %d after a tick", id)
 	}
+}
+
+// TestTheQuickFollowerIsSilent: the other one answers, and is the one that gets everything at once from then on.
+func TestTheQuickFollowerIsSilent(t *testing.T) {
+	c := leading(t)
+	c.append(0, 1)
+	c.settle()
+	lead := c.cores[1]
+	silent := lead.quick
+	other := 5 - silent
+	drop := func() {
+		c.wires = slices.DeleteFunc(c.wires, func(m Message) bool { return m.To == silent || m.From == silent })
+	}
+	c.append(1, 1)
+	drop()
+	c.settle()
+	_, a := lead.Delivered()
+	require.Equal(t, record.Seq(0), a.Last)
+	require.True(t, lead.HasLate())
+	lead.Late()
+	c.ready(1)
+	c.settle()
+	_, a = lead.Delivered()
+	require.Equal(t, record.Seq(1), a.Last)
+	require.Equal(t, other, lead.quick)
+	for s := record.Seq(2); s < 10; s++ {
+		c.append(s, 1)
+		drop()
+		c.settle()
+		_, a = lead.Delivered()
+		require.Equal(t, s, a.Last, "without waiting for Late")
+	}
+}
+
+// TestManyLate: what waits for Late is bounded, and goes in order.
+func TestManyLate(t *testing.T) {
+	c := leading(t)
+	c.append(0, 1)
+	c.settle()
+	lead := c.cores[1]
+	other := 5 - lead.quick
+	for s := record.Seq(1); s < 5*maxLate; s++ {
+		c.append(s, 1)
+		c.settle()
+		require.Less(t, lead.log.last()-c.cores[other].log.last(), uint64(maxLate))
+	}
+	lead.Late()
+	c.ready(1)
+	c.settle()
+	require.Equal(t, lead.log.last(), c.cores[other].log.last())
+}
+
+// TestNothingIsLateInAChange: while members change, and of groups of other sizes, everybody gets everything at once.
+func TestNothingIsLateInAChange(t *testing.T) {
+	c := newCluster(t, 1, &pb.ConfState{Voters: []uint64{1, 2, 3}, Learners: []uint64{4}}, 1, 2, 3, 4)
+	lead := c.cores[1]
+	lead.Campaign()
+	c.ready(1)
+	c.settle()
+	c.append(0, 1)
+	c.settle()
+	c.append(1, 1)
+	sent, _ := c.settle()
+	require.Equal(t, 2, sent, "the quick one and the learner")
+	require.NoError(t, lead.Change([]pb.ConfChangeSingle{{Type: pb.ConfChangeAddNode, NodeID: 4}, {Type: pb.ConfChangeRemoveNode, NodeID: 3}}))
+	c.ready(1)
+	require.True(t, lead.late(5-lead.quick), "the change is not committed")
+	for n := 0; len(lead.Members().VotersOutgoing) == 0; n++ {
+		require.Less(t, n, 100)
+		c.once()
+	}
+	require.False(t, lead.late(2))
+	require.False(t, lead.late(3))
+	require.False(t, lead.late(4))
 }
 
 // TestAnOwnerElsewhereIsToldAtOnce: it waits for the commit index.

@@ -12,7 +12,7 @@ import (
 // Tick is called at equal distances in time.
 func (c *Core) Tick() {
 	c.ticks++
-	c.release()
+	c.release(nil)
 	if c.hasty() {
 		c.raw.Tick()
 	}
