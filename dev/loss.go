@@ -31,7 +31,8 @@ func (s *supervisor) acceptLoss(ctx context.Context, volume string) (Loss, error
 	if err != nil {
 		return Loss{}, err
 	}
-	if !o.MajorityLost() {
+	lost := o.MajorityLost()
+	if !lost && !s.awaitStuck(ctx, &o) {
 		return Loss{}, fmt.Errorf("volume %s has not lost the majority of its disks (%s): there is nothing to accept, and nothing was changed", volume, describe(&o))
 	}
 	best, loss, err := s.awaitSurvivor(ctx, &o)
@@ -40,7 +41,7 @@ func (s *supervisor) acceptLoss(ctx context.Context, volume string) (Loss, error
 	}
 	_, err = authority.Modify(ctx, s.auth(o.Namespace), o.Name, func(o *v1alpha1.Volume) error {
 		m := o.Member(best)
-		if m == nil || !o.MajorityLost() {
+		if m == nil || lost && !o.MajorityLost() {
 			return fmt.Errorf("volume %s has changed meanwhile; look at `remora status` and try again", volume)
 		}
 		survivor := *m
@@ -57,6 +58,41 @@ func (s *supervisor) acceptLoss(ctx context.Context, volume string) (Loss, error
 
 // answerLimit is how long those who have what is left may take to answer: they may be just starting.
 const answerLimit = 15 * time.Second
+
+// awaitStuck tells whether a volume can decide nothing although its object names enough disks: who was lost may have been a voter before the
+// object heard of it, as in the middle of a change of members. Somebody who knows a leader, or does not answer, speaks against it.
+func (s *supervisor) awaitStuck(ctx context.Context, o *v1alpha1.Volume) bool {
+	for end := time.Now().Add(answerLimit); ctx.Err() == nil; {
+		if !stuck(o, s.hosted(ctx)) {
+			return false
+		}
+		if time.Now().After(end) {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+	return false
+}
+
+// stuck is awaitStuck at one moment.
+func stuck(o *v1alpha1.Volume, hosted map[string]status.Hosted) bool {
+	if o.Phase != v1alpha1.VolumeReady || !o.Several() {
+		return false
+	}
+	for i := range o.Members {
+		m := &o.Members[i]
+		if m.Lost {
+			continue
+		}
+		if h, ok := hosted[m.Replica]; !ok || h.Error != "" || h.Leader != "" {
+			return false
+		}
+	}
+	return len(o.Members) > 0
+}
 
 func (s *supervisor) awaitSurvivor(ctx context.Context, o *v1alpha1.Volume) (best string, loss Loss, err error) {
 	for end := time.Now().Add(answerLimit); ; {

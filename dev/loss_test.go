@@ -60,3 +60,29 @@ func TestWhoGoesOnAlone(t *testing.T) {
 	_, _, err := survivorOf(&v1alpha1.Volume{Members: []v1alpha1.Member{gone}}, nil)
 	require.ErrorIs(t, err, errNothingLeft)
 }
+
+// TestStuck: a volume whose object names enough disks has lost its majority only if all of them answer, and none knows a leader.
+func TestStuck(t *testing.T) {
+	a := v1alpha1.Member{Replica: "a", Role: v1alpha1.RoleVoter}
+	learner := v1alpha1.Member{Replica: "b", Role: v1alpha1.RoleLearner}
+	lost := v1alpha1.Member{Replica: "c", Role: v1alpha1.RoleLeaving, Lost: true}
+	alone := status.Hosted{State: status.Syncing}
+	led := status.Hosted{State: status.Syncing, Leader: "b"}
+	broken := status.Hosted{Error: "it stopped"}
+	for _, c := range []struct {
+		name   string
+		hosted map[string]status.Hosted
+		want   bool
+	}{
+		{"nobody knows a leader", map[string]status.Hosted{"a": alone, "b": alone}, true},
+		{"one knows a leader", map[string]status.Hosted{"a": alone, "b": led}, false},
+		{"one does not answer", map[string]status.Hosted{"a": alone}, false},
+		{"one is not served", map[string]status.Hosted{"a": alone, "b": broken}, false},
+	} {
+		o := &v1alpha1.Volume{Phase: v1alpha1.VolumeReady, Replicas: 3, Members: []v1alpha1.Member{a, learner, lost}}
+		require.Equal(t, c.want, stuck(o, c.hosted), c.name)
+		o.Phase = v1alpha1.VolumeBootstrapping
+		require.False(t, stuck(o, c.hosted), "%s: it is just being made", c.name)
+	}
+	require.False(t, stuck(&v1alpha1.Volume{Phase: v1alpha1.VolumeReady, Members: []v1alpha1.Member{a}}, map[string]status.Hosted{"a": alone}), "one copy has no leader")
+}

@@ -87,7 +87,8 @@ func acceptLossCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "accept-loss VOLUME --accept-data-loss",
 		Short: "Let a volume that has lost the majority of its disks go on with what is left",
-		Long: `Let a volume that has lost the majority of its disks (state MajorityLost) go on with what one replica has.
+		Long: `Let a volume that has lost the majority of its disks (state MajorityLost) go on with what one replica has. So does
+one that has had no leader for 15 s although all disks that its Volume object names answer: who was lost voted already.
 
 Whoever has less than a majority cannot know whether it has everything that was acknowledged: the disks that are gone may have had more.
 So this is never done by itself. Of the replicas that are left, all must answer, and the one whose log reaches furthest goes on alone; the

@@ -199,6 +199,8 @@ func (s *sim) spare(n *simNode, named []Member) bool {
 			return false
 		case x.mourns():
 			return false
+		case s.outvoted(x, n.id): // the object may take for a voter who is none yet
+			return false
 		case x == n || !votes:
 		case !x.whole() && !x.serves():
 			return false
@@ -208,6 +210,25 @@ func (s *sim) spare(n *simNode, named []Member) bool {
 		}
 	}
 	return others > 1 && copies > 0 && voters != 2 // two can spare nobody
+}
+
+// outvoted tells whether those who are left without a node's disk could decide nothing, among the voters that another node knows.
+func (s *sim) outvoted(x *simNode, id uint64) bool {
+	l := x.life
+	if l == nil || !l.opened.Load() || l.alone {
+		return false
+	}
+	of := l.group.Status().Group
+	if of == nil || !slices.Contains(of.Voters, id) {
+		return false
+	}
+	left := 0
+	for _, v := range of.Voters {
+		if v != id && !s.node(v).gone {
+			left++
+		}
+	}
+	return left < len(of.Voters)/2+1
 }
 
 // mourns tells that a node knows a voter that is lost already, whatever the object says of it.

@@ -26,6 +26,7 @@ import (
 
 	"github.com/remora-storage/remora/cachefs/record"
 	"github.com/remora-storage/remora/cachefs/seal"
+	"github.com/remora-storage/remora/cachefs/store"
 	"github.com/remora-storage/remora/disk/faultfs"
 	"github.com/remora-storage/remora/sidecar/replication/diskdir"
 )
@@ -432,6 +433,10 @@ func (s *sim) look() {
 		case l.ended.Load() && (l.hasFailed() || s.plan.disks > 1 && isFull(l.err)):
 			s.note("node %d: did not start: %v", n.id, l.err)
 			s.crashNow(l, simCut(s.rng))
+			s.restart(n)
+		case l.ended.Load() && n.damaged.Load() && errors.Is(l.err, store.ErrDamaged): // who else has the content is to leave: it waits
+			s.note("node %d: did not start: %v", n.id, l.err)
+			s.crashNow(l, faultfs.Killed)
 			s.restart(n)
 		case l.ended.Load():
 			s.violate("node %d does not start: %v", n.id, l.err)
