@@ -253,6 +253,30 @@ func TestTheQuickFollowerIsSilent(t *testing.T) {
 	}
 }
 
+// TestALearnerAnswersFirst: that says nothing of the voters.
+func TestALearnerAnswersFirst(t *testing.T) {
+	c := newCluster(t, 1, &pb.ConfState{Voters: []uint64{1, 2, 3}, Learners: []uint64{4}}, 1, 2, 3, 4)
+	lead := c.cores[1]
+	lead.Campaign()
+	c.ready(1)
+	c.settle()
+	c.append(0, 1)
+	c.settle()
+	silent := lead.quick
+	other := 5 - silent
+	for s := record.Seq(1); s < 4; s++ {
+		c.append(s, 1)
+		c.wires = slices.DeleteFunc(c.wires, func(m Message) bool { return m.To == silent })
+		c.settle() // the learner has it, and has answered
+		lead.Late()
+		c.ready(1)
+		c.settle()
+		require.Equal(t, other, lead.quick)
+		_, a := lead.Delivered()
+		require.Equal(t, s, a.Last)
+	}
+}
+
 // TestManyLate: what waits for Late is bounded, and goes in order.
 func TestManyLate(t *testing.T) {
 	c := leading(t)

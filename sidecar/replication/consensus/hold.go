@@ -73,13 +73,13 @@ func (c *Core) ownerElsewhere(peer uint64) bool {
 	return owns && c.ticks-at < ElectionTicks
 }
 
-// answer notes which follower answers first.
+// answer notes which voter answers first: a learner gets everything at once, and its answers count for nothing.
 func (c *Core) answer(m *pb.Message) {
-	if !c.leads || m.Reject || m.Term != c.term || m.Index <= c.answered {
+	if !c.leads || m.Reject || m.Term != c.term || m.Index <= c.answered || !slices.Contains(c.Members().Voters, m.From) {
 		return
 	}
 	c.answered = m.Index
-	if m.From == c.quick || !slices.Contains(c.Members().Voters, m.From) {
+	if m.From == c.quick {
 		return
 	}
 	c.quick = m.From
