@@ -58,6 +58,7 @@ type node struct {
 	keys  *seal.Keys
 	fs1   *cachefs.FS
 	alone bool // a group of one
+	dead  bool // since its power cut
 	ended sync.WaitGroup
 }
 
@@ -135,7 +136,7 @@ func (n *node) tryStart(founders []uint64) error {
 		return err
 	}
 	n.trio.mu.Lock()
-	n.group, n.inbox = g, inbox
+	n.group, n.inbox, n.dead = g, inbox, false
 	n.trio.mu.Unlock()
 	n.ended.Go(func() {
 		for deliver := range inbox {
@@ -165,6 +166,9 @@ func (n *node) stop() {
 
 // crash is a power cut.
 func (n *node) crash() {
+	n.trio.mu.Lock()
+	n.dead = true // what it syncs from here on, nobody hears of
+	n.trio.mu.Unlock()
 	after := n.fs.(*vfs.MemFS).CrashClone(vfs.CrashCloneCfg{})
 	n.stop()
 	n.fs = after
@@ -176,7 +180,7 @@ func (n *node) send(to uint64, kind uint8, parts ...[]byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	peer := c.nodes[to]
-	if peer == nil || peer.inbox == nil || c.cut[[2]uint64{n.id, to}] {
+	if n.dead || peer == nil || peer.inbox == nil || c.cut[[2]uint64{n.id, to}] {
 		return
 	}
 	if c.tap != nil {
