@@ -101,6 +101,9 @@ func New(cfg Config) (*Core, error) {
 	return c, nil
 }
 
+// ErrLost: the disk has lost what it had synced. Whoever has lost what it acknowledged must not vote: the replica stops.
+var ErrLost = errors.New("the disk has lost a part of the log that was synced")
+
 // Step takes a message from a peer. Errors are of messages that mean nothing here any more.
 func (c *Core) Step(m Message) error {
 	switch {
@@ -109,6 +112,11 @@ func (c *Core) Step(m Message) error {
 			return fmt.Errorf("a %s never comes from a peer", t)
 		}
 		c.hear(m.Raft)
+		// A leader names in a heartbeat what this replica has acknowledged, at most.
+		if last := c.log.last(); m.Raft.Type == pb.MsgHeartbeat && m.Raft.Term >= c.term && m.Raft.Commit > last {
+			c.failed = fmt.Errorf("%w: the log ends at %d, and this replica has acknowledged %d", ErrLost, last, m.Raft.Commit)
+			return c.failed
+		}
 		if m.Raft.From == c.leader {
 			c.alive = c.ticks
 		}

@@ -253,6 +253,32 @@ func TestTheQuickFollowerIsSilent(t *testing.T) {
 	}
 }
 
+// TestADiskThatLost: a replica that comes back with less than it has acknowledged stops, with an error that says so.
+func TestADiskThatLost(t *testing.T) {
+	c := leading(t)
+	c.append(0, 3)
+	c.settle()
+	c.cores[1].Tick()
+	c.ready(1)
+	c.settle()
+	lost := c.cores[2]
+	entries := lost.Entries()
+	again, err := New(Config{ID: 2, Members: lost.Members(), Entries: entries[:len(entries)-1], Hard: HardState{Term: lost.Hard().Term}, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	c.cores[2] = again
+	for range 2 * HeartbeatTicks {
+		c.cores[1].Tick()
+		c.ready(1)
+	}
+	for _, m := range c.wires {
+		if m.To == 2 && m.Raft != nil && m.Raft.Type == pb.MsgHeartbeat {
+			require.ErrorIs(t, again.Step(m), ErrLost)
+		}
+	}
+	_, err = again.Ready()
+	require.ErrorIs(t, err, ErrLost)
+}
+
 // TestALearnerAnswersFirst: that says nothing of the voters.
 func TestALearnerAnswersFirst(t *testing.T) {
 	c := newCluster(t, 1, &pb.ConfState{Voters: []uint64{1, 2, 3}, Learners: []uint64{4}}, 1, 2, 3, 4)
