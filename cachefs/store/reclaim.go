@@ -27,16 +27,16 @@ func (s *Store) Reclaim(at record.Index, all bool) error {
 	return nil
 }
 
-// GiveBack gives blocks of one slot back to the disk, if there is one that nobody will soon write to again. more: there are others. It may
-// be called after the first Reclaim.
-func (s *Store) GiveBack() (more bool, err error) {
+// GiveBack gives blocks of one slot back to the disk, if there is one that nobody will soon write to again (Surplus). It may be called after
+// the first Reclaim.
+func (s *Store) GiveBack() error {
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()
-	if more, err = s.giveBackOne(maxWarm); err != nil {
-		return false, s.fail(err)
+	if _, err := s.giveBackOne(maxWarm); err != nil {
+		return s.fail(err)
 	}
 	s.noteFreed()
-	return more, nil
+	return nil
 }
 
 // noteFreed notes for others what there is to give back. applyMu is held.

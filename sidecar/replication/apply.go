@@ -153,7 +153,7 @@ func (g *Group) applyBatch(items []item, onApplied func([]*record.Record)) error
 		return err
 	}
 	if g.batches++; g.batches%busyBatches == 0 && g.store.Surplus() {
-		_, err = g.store.GiveBack()
+		err = g.store.GiveBack()
 	}
 	return err
 }
@@ -171,7 +171,7 @@ func (g *Group) giveBack() {
 		return
 	}
 	defer g.applying.Unlock()
-	if _, err := g.store.GiveBack(); err != nil {
+	if err := g.store.GiveBack(); err != nil {
 		g.fail(g.distrust(err))
 	}
 }

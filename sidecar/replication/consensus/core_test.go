@@ -113,33 +113,14 @@ func TestStream(t *testing.T) {
 	}
 }
 
-// leading is a leader of three with everything delivered, and what it sent since.
-func leading(t *testing.T) *cluster {
-	c := newCluster(t, 1, &pb.ConfState{Voters: []uint64{1, 2, 3}}, 1, 2, 3)
+// leading is a leader of three, and of learners, with everything delivered.
+func leading(t *testing.T, learners ...uint64) *cluster {
+	c := newCluster(t, 1, &pb.ConfState{Voters: []uint64{1, 2, 3}, Learners: learners}, append([]uint64{1, 2, 3}, learners...)...)
 	c.cores[1].Campaign()
 	c.ready(1)
 	c.settle()
 	require.True(t, c.cores[1].leads)
 	return c
-}
-
-// once makes one write durable, or delivers one message.
-func (c *cluster) once() {
-	for id, core := range c.cores {
-		if len(c.disks[id]) > 0 {
-			w := c.disks[id][0]
-			c.disks[id] = c.disks[id][1:]
-			c.wires = append(c.wires, core.Wrote(w)...)
-			c.ready(id)
-			return
-		}
-	}
-	if len(c.wires) > 0 {
-		m := c.wires[0]
-		c.wires = c.wires[1:]
-		_ = c.cores[m.To].Step(m)
-		c.ready(m.To)
-	}
 }
 
 // settle delivers everything and makes it durable, without a tick, and answers how many messages went from the leader.
@@ -281,11 +262,8 @@ func TestADiskThatLost(t *testing.T) {
 
 // TestALearnerAnswersFirst: that says nothing of the voters.
 func TestALearnerAnswersFirst(t *testing.T) {
-	c := newCluster(t, 1, &pb.ConfState{Voters: []uint64{1, 2, 3}, Learners: []uint64{4}}, 1, 2, 3, 4)
+	c := leading(t, 4)
 	lead := c.cores[1]
-	lead.Campaign()
-	c.ready(1)
-	c.settle()
 	c.append(0, 1)
 	c.settle()
 	silent := lead.quick
@@ -323,11 +301,8 @@ func TestManyLate(t *testing.T) {
 
 // TestNothingIsLateInAChange: while members change, and of groups of other sizes, everybody gets everything at once.
 func TestNothingIsLateInAChange(t *testing.T) {
-	c := newCluster(t, 1, &pb.ConfState{Voters: []uint64{1, 2, 3}, Learners: []uint64{4}}, 1, 2, 3, 4)
+	c := leading(t, 4)
 	lead := c.cores[1]
-	lead.Campaign()
-	c.ready(1)
-	c.settle()
 	c.append(0, 1)
 	c.settle()
 	c.append(1, 1)
@@ -338,7 +313,7 @@ func TestNothingIsLateInAChange(t *testing.T) {
 	require.True(t, lead.late(5-lead.quick), "the change is not committed")
 	for n := 0; len(lead.Members().VotersOutgoing) == 0; n++ {
 		require.Less(t, n, 100)
-		c.once()
+		c.deliverOnce()
 	}
 	require.False(t, lead.late(2))
 	require.False(t, lead.late(3))

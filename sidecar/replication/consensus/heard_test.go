@@ -133,7 +133,7 @@ func spell0(c *Core) spell { return spell{leader: c.leader + 1, term: c.term} }
 
 // deliverOnce makes one write durable, or delivers one message.
 func (c *cluster) deliverOnce() {
-	for id := uint64(1); id <= 3; id++ {
+	for id := uint64(1); id <= uint64(len(c.cores)); id++ {
 		if len(c.disks[id]) > 0 {
 			w := c.disks[id][0]
 			c.disks[id] = c.disks[id][1:]

@@ -4,7 +4,6 @@ import (
 	"maps"
 	"slices"
 
-	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
 )
 
@@ -109,7 +108,7 @@ func (c *Core) release(which func(*pb.Message) bool) {
 	}
 	for _, id := range slices.Sorted(maps.Keys(c.held)) { // not in the map's order: simulations must be repeatable
 		if m := c.held[id]; which == nil || which(m) {
-			if c.leads && c.leader != raft.None {
+			if c.leads {
 				c.out = append(c.out, Message{To: id, From: c.id, Raft: m})
 			}
 			delete(c.held, id)
