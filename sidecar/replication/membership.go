@@ -63,7 +63,7 @@ func (g *Group) review() {
 	case len(changes) == 0:
 		g.followOwner(&s)
 		return
-	case thins(changes, s.Voters) && (!stays(s.ID) || g.lacks()):
+	case thins(changes, s.Voters, p.isWitness) && (!stays(s.ID) || g.lacks()):
 		return // who stays may lack content that only those have who go: it is filled first
 	}
 	if err := p.core.Change(changes); err != nil {
@@ -74,11 +74,13 @@ func (g *Group) review() {
 	g.process()
 }
 
-// thins tells whether voters go for whom nobody comes.
-func thins(changes []pb.ConfChangeSingle, voters []uint64) bool {
-	return !slices.ContainsFunc(changes, func(c pb.ConfChangeSingle) bool {
-		return c.Type != pb.ConfChangeRemoveNode || !slices.Contains(voters, c.NodeID)
-	})
+// thins tells whether voters with content go for whom nobody comes who has content, too.
+func thins(changes []pb.ConfChangeSingle, voters []uint64, witness func(uint64) bool) bool {
+	goes := func(c pb.ConfChangeSingle) bool {
+		return c.Type == pb.ConfChangeRemoveNode && slices.Contains(voters, c.NodeID) && !witness(c.NodeID)
+	}
+	comes := func(c pb.ConfChangeSingle) bool { return c.Type == pb.ConfChangeAddNode && !witness(c.NodeID) }
+	return slices.ContainsFunc(changes, goes) && !slices.ContainsFunc(changes, comes)
 }
 
 // WentAlone tells that this replica, whose group has lost the majority of its disks, is the group for good: it leads it, and what it had of
@@ -206,9 +208,11 @@ func nextChange(want []Member, voters, learners []uint64, copies int, applied ui
 		}
 		return added(ready, len(voters), copies)
 	}
+	// Where a volume of one copy got two new ones before its witness was back, the old copy's place is the witness'.
+	full := !slices.ContainsFunc(voters, witness) && len(voters)-len(leaving) >= copies-1
 	for _, in := range ready {
 		for _, out := range leaving {
-			if witness(in) == was(out) { // so there is never a majority without content
+			if witness(in) == was(out) || witness(in) && full { // so there is never a majority without content
 				return []pb.ConfChangeSingle{single(pb.ConfChangeAddNode, in), single(pb.ConfChangeRemoveNode, out)}
 			}
 		}

@@ -294,6 +294,9 @@ func TestNextChangeWithWitness(t *testing.T) {
 		{"no witness for such a one", []replication.Member{voter(1), witness(voter(3)), witness(filled(5))}, []uint64{1, 3, 4}, []uint64{5}, ""},
 		{"no replica for such a one that was the witness", []replication.Member{voter(1), voter(2), witness(replication.Member{ID: 6, Role: replication.Learner}), filled(5)}, []uint64{1, 2, 4},
 			[]uint64{5, 6}, ""},
+		{"a witness for a replica that leaves two others, as after one copy (seed 80001980)",
+			[]replication.Member{leaving(1), witness(filled(4)), voter(5), voter(6)}, []uint64{1, 5, 6}, []uint64{4}, "+4 -1"},
+		{"no witness where one replica would be left with it", []replication.Member{leaving(1), witness(filled(4)), leaving(5), voter(6)}, []uint64{1, 5, 6}, []uint64{4}, ""},
 		{"one witness is enough", []replication.Member{voter(1), witness(voter(3)), witness(filled(4))}, []uint64{1, 3}, []uint64{4}, ""},
 	} {
 		require.Equal(t, c.change, replication.NextChange(c.want, c.voters, c.learners, 3), c.what)
