@@ -117,6 +117,9 @@ func (g *Group) sendState(ctx context.Context, w io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, snapshot.Close()) }()
+	g.mu.Lock()
+	g.peers.gave = max(g.peers.gave, state.Index)
+	g.mu.Unlock()
 	head, err := stateHeader(state)
 	if err != nil {
 		return err

@@ -217,7 +217,7 @@ func (g *Group) handOver() {
 	p := g.peers
 	s := p.core.Status()
 	witness, most := uint64(0), uint64(0)
-	for _, id := range s.Voters {
+	for _, id := range slices.Concat(s.Voters, s.Outgoing) {
 		switch peer := s.Peers[id]; {
 		case id == s.ID || !peer.Active:
 		case p.isWitness(id):

@@ -22,8 +22,12 @@ func (g *Group) tick() {
 	g.peers.core.Tick()
 	g.process()
 	g.peers.room.at[g.peers.ticks%roomTicks] = g.peers.room.taken
-	if g.peers.ticks++; g.peers.ticks%reviewTicks == 0 {
+	g.peers.ticks++
+	if g.peers.ticks%reviewTicks == 0 || g.peers.ticks%jointTicks == 0 && g.peers.core.Joint() {
 		g.review()
+		g.tellLeader()
+	}
+	if g.peers.ticks%reviewTicks == 0 {
 		if g.store != nil && g.store.Stopped() { // the apply loop finds out why
 			g.pressed = true
 			g.work.Signal()

@@ -7,6 +7,9 @@ import (
 	pb "go.etcd.io/raft/v3/raftpb"
 )
 
+// BulkContent is the first byte of a request for content.
+const BulkContent = bulkContent
+
 // NextChange is nextChange as text. Of voters, those with lower IDs have more of the log.
 func NextChange(want []Member, voters, learners []uint64, copies int) string {
 	var text []string

@@ -238,7 +238,7 @@ func (g *Group) others() []uint64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s := g.peers.core.Status()
-	all := slices.Concat([]uint64{s.Leader}, s.Voters, s.Learners)
+	all := slices.Concat([]uint64{s.Leader}, s.Voters, s.Outgoing, s.Learners)
 	var others []uint64
 	for _, id := range all {
 		if id != 0 && id != s.ID && !slices.Contains(others, id) && !g.peers.isWitness(id) {

@@ -35,7 +35,11 @@ func (g *Group) review() {
 		return
 	}
 	s := p.core.Status()
-	if s.Joint || s.Commit < s.Last && p.changing == s.Last {
+	if s.Joint {
+		g.endJoint(&s)
+		return
+	}
+	if s.Commit < s.Last && p.changing == s.Last {
 		return
 	}
 	want := p.cfg.Members()
@@ -108,7 +112,7 @@ func (g *Group) WentAlone() bool {
 // so one that has all of the log may be asked although it seems to be silent. g.mu is held.
 func (g *Group) giveLead(may func(id uint64) bool) bool {
 	s, to := g.peers.core.Status(), uint64(0)
-	for _, id := range s.Voters {
+	for _, id := range slices.Concat(s.Voters, s.Outgoing) {
 		peer, best := s.Peers[id], s.Peers[to]
 		if id == s.ID || !may(id) || g.peers.isWitness(id) || peer.Lagging || !peer.Active && peer.Match < s.Last {
 			continue
@@ -209,7 +213,7 @@ func nextChange(want []Member, voters, learners []uint64, copies int, applied ui
 		return added(ready, len(voters), copies)
 	}
 	// Where a volume of one copy got two new ones before its witness was back, the old copy's place is the witness'.
-	full := !slices.ContainsFunc(voters, witness) && len(voters)-len(leaving) >= copies-1
+	full := !slices.ContainsFunc(voters, was) && len(voters)-len(leaving) >= copies-1
 	for _, in := range ready {
 		for _, out := range leaving {
 			if witness(in) == was(out) || witness(in) && full { // so there is never a majority without content

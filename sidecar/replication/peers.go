@@ -79,6 +79,8 @@ type peers struct {
 	install    chan *pb.Message
 	changing   uint64 // index of the change of members that was proposed last
 	forcedTo   uint64 // the end of the log when PeersConfig.Force made this replica the only member
+	joint      joint  // the change of members that is under way, where this replica leads
+	gave       uint64 // the newest index of which a copy of the state was given away
 	// confirming is the entry that makes the newest change of members known to the members.
 	confirming confirmation
 	lateSoon   bool // late is to be called

@@ -45,6 +45,7 @@ type trio struct {
 	tap    func(letter)  // sees every frame that arrives; nil: nobody does
 	keep   int64         // bytes that a witness keeps for a member that is away; 0: 256 MiB
 	slow   chan struct{} // bulk requests are answered when it is closed; nil: at once
+	bare   uint64        // this node is given no content that it asks for
 }
 
 // node is a replica of a trio.
@@ -202,7 +203,7 @@ func (n *node) fetch(ctx context.Context, from uint64, request []byte) (io.ReadC
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	peer := c.nodes[from]
-	if peer == nil || peer.group == nil || c.cut[[2]uint64{n.id, from}] {
+	if peer == nil || peer.group == nil || c.cut[[2]uint64{n.id, from}] || n.id == c.bare && request[0] == replication.BulkContent {
 		return nil, fmt.Errorf("%d does not answer", from)
 	}
 	g, slow := peer.group, c.slow

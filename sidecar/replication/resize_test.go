@@ -153,6 +153,9 @@ func TestNextChange(t *testing.T) {
 	member := func(id uint64, role string, filled bool) replication.Member {
 		return replication.Member{ID: id, Role: role, Filled: filled}
 	}
+	witness := func(id uint64) replication.Member {
+		return replication.Member{ID: id, Role: replication.Learner, Filled: true, Witness: true}
+	}
 	one, two, three := member(1, replication.Voter, true), member(2, replication.Voter, true), member(3, replication.Voter, true)
 	gone2, gone3 := member(2, replication.Leaving, true), member(3, replication.Leaving, true)
 	for _, r := range []struct {
@@ -172,6 +175,8 @@ func TestNextChange(t *testing.T) {
 		{"no growth beyond", []replication.Member{one, two, three, member(4, replication.Learner, true)}, []uint64{1, 2, 3}, []uint64{4}, 3, ""},
 		{"fewer, all at once, those that have least first", []replication.Member{one, gone2, gone3}, []uint64{1, 2, 3}, nil, 1, "-3 -2"},
 		{"fewer, and no more than that", []replication.Member{one, gone2, gone3, member(4, replication.Voter, true), member(5, replication.Leaving, true)}, []uint64{1, 2, 3, 4, 5}, nil, 3, "-5 -3"},
+		{"a witness takes the place of a copy where there is none", []replication.Member{gone2, three, member(4, replication.Voter, true), witness(5)}, []uint64{2, 3, 4}, []uint64{5}, 3, "+5 -2"},
+		{"but not where there is one", []replication.Member{gone2, three, member(4, replication.Leaving, true), witness(5)}, []uint64{2, 3, 9}, []uint64{5}, 3, "+5 -9"},
 		{"nobody goes without a substitute", []replication.Member{one, two, gone3}, []uint64{1, 2, 3}, nil, 3, ""},
 		{"one that the object does not name gives its place", []replication.Member{one, two, member(5, replication.Learner, true)}, []uint64{1, 2, 4}, []uint64{5}, 3, "+5 -4"},
 		{"the object could not be read", nil, []uint64{1, 2, 3}, nil, 1, ""},

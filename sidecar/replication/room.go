@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"syscall"
 
@@ -130,7 +131,8 @@ func (p *peers) leastRoom() told {
 		}
 		return least
 	}
-	for _, id := range p.core.Members().Voters {
+	members := p.core.Members()
+	for _, id := range slices.Concat(members.Voters, members.VotersOutgoing) {
 		if t, said := p.room.peer[id]; said && p.ticks-t.tick < roomTicks && t.bytes < least.bytes {
 			least = t
 		}

@@ -212,23 +212,28 @@ func (s *sim) spare(n *simNode, named []Member) bool {
 	return others > 1 && copies > 0 && voters != 2 // two can spare nobody
 }
 
-// outvoted tells whether those who are left without a node's disk could decide nothing, among the voters that another node knows.
+// outvoted tells whether those who are left without a node's disk could decide nothing, among the voters that another node knows, or among those
+// that they replace.
 func (s *sim) outvoted(x *simNode, id uint64) bool {
 	l := x.life
 	if l == nil || !l.opened.Load() || l.alone {
 		return false
 	}
-	of := l.group.Status().Group
-	if of == nil || !slices.Contains(of.Voters, id) {
-		return false
-	}
-	left := 0
-	for _, v := range of.Voters {
-		if v != id && !s.node(v).gone {
-			left++
+	l.group.mu.Lock()
+	members := l.group.peers.core.Members()
+	l.group.mu.Unlock()
+	for _, voters := range [][]uint64{members.Voters, members.VotersOutgoing} {
+		left := 0
+		for _, v := range voters {
+			if v != id && !s.node(v).gone {
+				left++
+			}
+		}
+		if slices.Contains(voters, id) && left < len(voters)/2+1 {
+			return true
 		}
 	}
-	return left < len(of.Voters)/2+1
+	return false
 }
 
 // mourns tells that a node knows a voter that is lost already, whatever the object says of it.

@@ -32,6 +32,7 @@ func (s *sim) rotSoon() {
 	s.after(s.between(500*time.Millisecond, 2*time.Second), s.rotSoon)
 	s.mu.Lock()
 	may := !s.plan.changes && !s.plan.witness || s.settled() && s.object.copies > 1 // others must be there to heal it
+	may = may && s.plan.keepBytes == 0                                              // and stay: a witness that keeps little gives up who is away
 	s.mu.Unlock()
 	if !may {
 		return

@@ -117,6 +117,9 @@ func (s *sim) join(id uint64, witness bool) {
 // arena, nobody can be given until it has a state again, so the witness stays that long.
 func (s *sim) spares(lost *simNode) bool {
 	for _, n := range s.nodes {
+		if n != lost && !n.gone && n.damaged.Load() {
+			return false
+		}
 		if s.plan.witness && n.changes() { // it may be the other one that is being given up: the object has not heard of it
 			return false
 		}

@@ -76,7 +76,7 @@ func (g *Group) witnessTick() {
 		return
 	}
 	if !g.witness() {
-		r := report{index: uint64(g.saved)}
+		r := g.report()
 		for _, m := range p.cfg.Members() {
 			if m.Witness {
 				p.sendTo(m.ID, FrameReport, r.encode())

@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// Members tell a witness, and the leader, how far their durable checkpoints are.
+// Members tell a witness, and the leader, how far their durable checkpoints are; and, while members change, whether they have everything.
 
 // WitnessStatus is what a witness keeps.
 type WitnessStatus struct {
@@ -16,18 +16,23 @@ type WitnessStatus struct {
 
 // report is what a member says of itself.
 type report struct {
-	witness bool
-	index   uint64 // of its durable checkpoint: it needs nothing up to here. A witness': it has everything behind
-	bytes   int64  // that a witness keeps
-	limit   int64
-	laggard uint64 // for whom
-	tick    int    // when it came
+	witness  bool
+	index    uint64 // of its durable checkpoint: it needs nothing up to here. A witness': it has everything behind
+	bytes    int64  // that a witness keeps
+	limit    int64
+	laggard  uint64 // for whom
+	complete bool   // a replica with content has all of it, as of the index that it has applied
+	applied  uint64
+	tick     int // when it came
 }
 
+// encode: what a witness does not have and what only it has are in the same bytes.
 func (r report) encode() []byte {
 	le, b := binary.LittleEndian, make([]byte, 1, reportBytes)
 	if r.witness {
 		b[0] = 1
+	} else if r.bytes = int64(r.applied); r.complete {
+		r.limit = 1
 	}
 	b = le.AppendUint64(le.AppendUint64(b, r.index), uint64(r.bytes))
 	return le.AppendUint64(le.AppendUint64(b, uint64(r.limit)), r.laggard)
@@ -38,7 +43,13 @@ func decodeReport(b []byte) (report, error) {
 	if len(b) != reportBytes || b[0] > 1 {
 		return report{}, fmt.Errorf("%w: a report of %d bytes", ErrMessage, len(b))
 	}
-	return report{witness: b[0] == 1, index: le.Uint64(b[1:]), bytes: int64(le.Uint64(b[9:])), limit: int64(le.Uint64(b[17:])), laggard: le.Uint64(b[25:])}, nil
+	r := report{witness: b[0] == 1, index: le.Uint64(b[1:])}
+	if r.witness {
+		r.bytes, r.limit, r.laggard = int64(le.Uint64(b[9:])), int64(le.Uint64(b[17:])), le.Uint64(b[25:])
+	} else {
+		r.applied, r.complete = le.Uint64(b[9:]), le.Uint64(b[17:]) == 1
+	}
+	return r, nil
 }
 
 // witnessStatus is nil where this is none. g.mu is held.

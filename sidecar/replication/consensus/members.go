@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"errors"
+	"slices"
 
 	pb "go.etcd.io/raft/v3/raftpb"
 )
@@ -14,13 +15,29 @@ type membership struct {
 	conf  *pb.ConfState
 }
 
-// Change proposes another set of members. Only a leader can.
+// Change proposes another set of members. Only a leader can. Where voters change, the old and the new ones both decide, until Leave.
 func (c *Core) Change(changes []pb.ConfChangeSingle) error {
 	if c.log.base == 0 && c.delivered > 0 {
 		c.compact(1) // whoever joins must not find a log that begins without members
 	}
-	return c.raw.ProposeConfChange(pb.ConfChangeV2{Changes: changes})
+	cc := pb.ConfChangeV2{Changes: changes}
+	for _, change := range changes {
+		if change.Type == pb.ConfChangeAddNode || slices.Contains(c.Members().Voters, change.NodeID) {
+			cc.Transition = pb.ConfChangeTransitionJointExplicit
+		}
+	}
+	return c.raw.ProposeConfChange(cc)
 }
+
+// Leave proposes that the new members decide alone from now on, and returns the index of that entry. If it comes to nothing, the change is still
+// under way when the entry is committed.
+func (c *Core) Leave() (index uint64, err error) {
+	index = c.log.last() + 1
+	return index, c.raw.ProposeConfChange(pb.ConfChangeV2{})
+}
+
+// Joint tells whether the old and the new members decide together.
+func (c *Core) Joint() bool { return len(c.Members().VotersOutgoing) > 0 }
 
 // Found makes a replica without a log, and without members, one of the founders. The driver has made them durable.
 func (c *Core) Found(members *pb.ConfState) error {

@@ -21,6 +21,7 @@ type Status struct {
 	Known            bool
 	LastTerm         uint64 // of the entry at Last: of two logs, the one with the higher one is newer
 	Voters, Learners []uint64
+	Outgoing         []uint64 // those who vote, too, until a change of members is over
 	Joint            bool
 	Changed          uint64          // index of the newest change of members
 	Peers            map[uint64]Peer // where this replica leads
@@ -38,7 +39,7 @@ func (c *Core) Status() Status {
 	newest := c.members[len(c.members)-1]
 	conf := newest.conf
 	s := Status{ID: c.id, Leader: c.leader, Term: c.term, Leads: c.leads, Last: c.log.last(), Commit: c.log.hard.Commit,
-		Voters: conf.Voters, Learners: conf.Learners, Joint: len(conf.VotersOutgoing) > 0, Changed: newest.index}
+		Voters: conf.Voters, Learners: conf.Learners, Outgoing: conf.VotersOutgoing, Joint: c.Joint(), Changed: newest.index}
 	s.Target, s.Known = c.target()
 	s.Settled = c.settled()
 	s.LastTerm, _ = c.log.Term(s.Last)

@@ -1,0 +1,99 @@
+package replication_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/remora-storage/remora/sidecar/replication"
+)
+
+// bareNode starts a trio that small logs make copy states: node 1 leads and owns, and node 2 has been away and has no content of that time.
+func bareNode(t *testing.T) *trio {
+	c := newTrio(t)
+	c.log, c.bare = 16<<10, 2
+	for id := range uint64(3) {
+		c.object = append(c.object, replication.Member{ID: id + 1, Role: replication.Voter})
+	}
+	for _, m := range c.object {
+		c.add(m.ID, []uint64{1, 2, 3})
+	}
+	n, away := c.nodes[1], c.nodes[2]
+	n.own(true)
+	for i := 0; !n.group.Status().Group.Leads; i++ {
+		require.Less(t, i, 5000, "the owner does not lead")
+		n.file(fmt.Sprintf("first-%d", i), 1000)
+	}
+	c.agree()
+	last := away.group.Status().Group.Last
+	away.crash()
+	for i := 0; i < 20 || n.group.LogBase() <= last; i++ {
+		require.Less(t, i, 5000, "the log is kept for ever")
+		n.file(fmt.Sprintf("away-%d", i), 4000)
+	}
+	away.start(nil)
+	require.Eventually(t, func() bool {
+		st := away.group.Status()
+		return st.Replaced && !st.Hollow && st.Applied >= n.group.Status().Applied
+	}, time.Minute, time.Millisecond, "it is not caught up by a copy of the state")
+	require.False(t, away.group.FillStatus().Complete)
+	return c
+}
+
+// TestWhoLeavesStays: a replica leaves for a new one. What was committed by it and the leader just before, the third one has got without content,
+// and the new one not yet: as long as that is so, the one that leaves stays, and the loss of another disk costs nothing.
+func TestWhoLeavesStays(t *testing.T) {
+	for _, end := range []string{"the new one comes along", "the third one is filled"} {
+		t.Run(end, func(t *testing.T) {
+			c := bareNode(t)
+			n := c.nodes[1]
+			c.replace(3, 4)
+			o := c.add(4, nil)
+			require.Eventually(t, func() bool { return o.group.Status().Err == nil && o.group.Filled() }, time.Minute, time.Millisecond)
+			alone := func(cut bool) { // whoever leads
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				for id := range uint64(3) {
+					c.cut[[2]uint64{id + 1, 4}], c.cut[[2]uint64{4, id + 1}] = cut, cut
+				}
+				c.filled[4] = true
+			}
+			alone(true)
+			n.file("without it", 4000)
+			status := func() bool { return n.group.Status().Group.Joint }
+			require.Eventually(t, status, time.Minute, time.Millisecond, "the change does not begin")
+			for i := range 50 { // whatever is asked for here is committed behind the end of the change, if it ends
+				n.file(fmt.Sprintf("meanwhile-%d", i), 1000)
+			}
+			require.True(t, status(), "who has the content has left: %+v", n.group.Status().Group)
+
+			left := uint64(2)
+			if end == "the new one comes along" {
+				alone(false)
+				left = 4
+			} else {
+				c.mu.Lock()
+				c.bare = 0
+				c.mu.Unlock()
+			}
+			require.Eventually(t, func() bool {
+				s := n.group.Status().Group
+				return !s.Joint && slices.Equal([]uint64{1, 2, 4}, slices.Sorted(slices.Values(s.Voters)))
+			}, time.Minute, time.Millisecond, "the change does not end")
+			c.lose(3)
+			alone(false)
+			if left == 4 {
+				c.agree()
+			}
+			c.lose(1)
+			x := c.nodes[left]
+			x.own(false)
+			x.check("away-7", 4000)
+			x.check("without it", 4000)
+			x.check("meanwhile-49", 1000)
+		})
+	}
+}
