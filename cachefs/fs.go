@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -72,6 +73,7 @@ type Config struct {
 	Session     uint64           // of the FUSE connection
 	NewSession  bool             // the kernel knows nothing yet: no file of an earlier process is open
 	Size        uint64           // limit of content, bytes
+	Free        func() int64     // about how many bytes more the disks below may take, for statfs; nil: as many as Size allows
 	Inodes      uint64           // limit of files and directories; 0 means one for each 4 KiB of Size
 	Now         func() time.Time // the clock
 	RetryAfter  time.Duration    // until what found no space in the background is tried again; 0 means 1 s
@@ -241,14 +243,28 @@ func (fs *FS) FirstAnswer(unique uint64) ([]byte, bool) {
 // Statfs is what statfs(2) and status show.
 type Statfs struct {
 	Size, Used    uint64 // bytes
+	Avail         uint64 // bytes that may be written: what is left of Size, or of the disks below if that is less
 	Inodes, Files uint64
 }
 
-// Statfs returns limits and use.
+// Statfs returns limits and use. The caller holds no lock.
 func (fs *FS) Statfs() Statfs {
+	free := int64(math.MaxInt64)
+	if fs.cfg.Free != nil {
+		free = fs.cfg.Free()
+	}
 	fs.mu.RLock()
 	defer fs.mu.RUnlock()
-	return Statfs{Size: fs.cfg.Size, Used: fs.counters.Used, Inodes: fs.cfg.Inodes, Files: fs.counters.Inodes}
+	s := Statfs{Size: fs.cfg.Size, Used: fs.counters.Used, Inodes: fs.cfg.Inodes, Files: fs.counters.Inodes}
+	s.Avail = min(s.Size-min(s.Used, s.Size), uint64(max(free, 0)))
+	return s
+}
+
+// Used is how many bytes of content there are. It asks no disk.
+func (fs *FS) Used() uint64 {
+	fs.mu.RLock()
+	defer fs.mu.RUnlock()
+	return fs.counters.Used
 }
 
 // Close stops what runs in the background. It makes nothing durable: Sync does.

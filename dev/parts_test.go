@@ -156,6 +156,13 @@ other.data-x-0   x        node-1  other.keeper-node-1  voter          InSync   1
 		Name: "data", Volume: "data-db-0", State: status.Mounted, Replicas: []status.Replica{{State: status.Syncing}, {State: status.Offline}, {State: status.Offline}},
 	}}, Hosted: []status.Hosted{{Volume: "data-db-0", Term: 7}}}}}))
 	require.Contains(t, b.String(), "  0/3 (1 Syncing, 2 Offline), no leader: changes wait  ")
+	b.Reset()
+	require.NoError(t, WriteTable(&b, status.Report{Pods: []status.Pod{{Name: "db-0", Volumes: []status.Volume{{
+		Name: "data", Volume: "data-db-0", State: status.Mounted, Replicas: []status.Replica{
+			{ID: "a", Node: "node-0", Role: status.Voter, State: status.InSync}, {ID: "b", Node: "node-1", Role: status.Voter, State: status.InSync, Full: true},
+			{ID: "c", Node: "node-2", Role: status.Learner, State: status.InSync, Full: true}},
+	}}, Hosted: []status.Hosted{{Volume: "data-db-0", Leader: "a", Term: 7}}}}}))
+	require.Contains(t, b.String(), "  3/3, no room on node-1: ENOSPC  ")
 	require.Equal(t, []string{"0", "1023", "1Ki", "1Mi", "16Ei"}, []string{
 		humanSize(0), humanSize(1023), humanSize(1024), humanSize(1<<20 - 1), humanSize(1<<64 - 1),
 	})

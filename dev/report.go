@@ -55,7 +55,7 @@ func (s *supervisor) fillReplicas(r *status.Report) {
 			for n := range p.Volumes[v].Replicas {
 				to := &p.Volumes[v].Replicas[n]
 				if h, ok := byID[to.ID]; ok && to.ID != "" && to.State != status.Lost {
-					to.Pod, to.Node, to.State, to.MatchIndex, to.Missing, to.Kept = h.pod, h.node, h.State, h.Applied, h.Missing, h.Kept
+					to.Pod, to.Node, to.State, to.MatchIndex, to.Missing, to.Kept, to.Full = h.pod, h.node, h.State, h.Applied, h.Missing, h.Kept, h.Full
 				}
 			}
 		}

@@ -30,6 +30,9 @@ func WriteTable(w io.Writer, r status.Report) error {
 			if v.State == status.Mounted && len(v.Replicas) > 1 && leads[tenant(&p)+v.Volume] == "" {
 				have += ", no leader: changes wait"
 			}
+			if full := fullNodes(v.Replicas); len(full) > 0 {
+				have += ", no room on " + strings.Join(full, ", ") + ": ENOSPC"
+			}
 			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Name, p.Node, pid, tenant(&p)+v.Volume, v.State,
 				humanSize(v.Used), humanSize(v.Size), have, v.Mount)
 		}
@@ -81,7 +84,7 @@ func writeReplicas(w io.Writer, r status.Report, leads map[string]string) error 
 		for _, h := range p.Hosted {
 			if volume := tenant(&p) + h.Volume; !mounted[volume] {
 				unmounted[volume] = append(unmounted[volume], status.Replica{ID: h.ID, Pod: p.Name, Node: p.Node, Role: h.Role, State: h.State,
-					MatchIndex: h.Applied, Missing: h.Missing, Witness: h.Role == status.Witness, Kept: h.Kept})
+					MatchIndex: h.Applied, Missing: h.Missing, Witness: h.Role == status.Witness, Kept: h.Kept, Full: h.Full})
 			}
 		}
 	}
@@ -150,6 +153,16 @@ func copies(replicas []status.Replica) string {
 		witness += ", one copy"
 	}
 	return text + witness
+}
+
+// fullNodes are the nodes whose disks take no more, by which programs get ENOSPC. A learner's is not asked.
+func fullNodes(replicas []status.Replica) (nodes []string) {
+	for _, r := range replicas {
+		if r.Full && r.Role != status.Learner && r.State != status.Lost && r.State != status.Offline {
+			nodes = append(nodes, r.Node)
+		}
+	}
+	return nodes
 }
 
 // humanSize writes bytes as people read them: "20Gi", "1.5Gi", "512".

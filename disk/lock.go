@@ -39,6 +39,27 @@ func LockShared(on FS, path string) (io.Closer, error) {
 	return f, nil
 }
 
+// HeldBy names the process that keeps others from locking the file, for a message; empty where that is not known. As LockShared, not for a file
+// that this process has locked itself.
+func HeldBy(on FS, path string) string {
+	if vfs.Root(on) != vfs.Default {
+		return ""
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	held := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart}
+	if err := unix.FcntlFlock(f.Fd(), unix.F_GETLK, &held); err != nil || held.Type == unix.F_UNLCK {
+		return ""
+	}
+	if held.Pid <= 0 { // in another pid namespace, or of LockShared
+		return "a process of another container, or one that only looks (remora check)"
+	}
+	return fmt.Sprintf("process %d", held.Pid)
+}
+
 // lockMemory is for file systems that no other process sees.
 func lockMemory(on FS, path string) (io.Closer, error) {
 	if _, err := on.Stat(path); errors.Is(err, fs.ErrNotExist) {

@@ -1,8 +1,11 @@
 package disk
 
 import (
+	"bufio"
+	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -53,4 +56,38 @@ func TestLockSharedInMemory(t *testing.T) {
 	l, err = LockShared(fs, "lock")
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
+}
+
+// TestHeldBy: who is kept out can say by whom.
+func TestHeldBy(t *testing.T) {
+	const env = "REMORA_TEST_LOCK"
+	if path := os.Getenv(env); path != "" { // the other process
+		_, err := OS.Lock(path)
+		require.NoError(t, err)
+		_, err = os.Stdout.WriteString("locked\n")
+		require.NoError(t, err)
+		_, err = io.Copy(io.Discard, os.Stdin)
+		require.NoError(t, err)
+		return
+	}
+	path := filepath.Join(t.TempDir(), "lock")
+	require.Empty(t, HeldBy(OS, path), "it is not there")
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestHeldBy$")
+	cmd.Env = append(os.Environ(), env+"="+path)
+	in, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	line, err := bufio.NewReader(out).ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "locked\n", line)
+	_, err = OS.Lock(path)
+	require.ErrorIs(t, err, unix.EAGAIN)
+	require.Equal(t, fmt.Sprintf("process %d", cmd.Process.Pid), HeldBy(OS, path))
+	_, err = OS.Lock(path)
+	require.ErrorIs(t, err, unix.EAGAIN, "to look changes nothing")
+	require.NoError(t, in.Close())
+	_ = cmd.Wait() // its output was not read to the end
+	require.Empty(t, HeldBy(OS, path), "nobody has it")
 }

@@ -45,6 +45,8 @@ for round in 1 2; do
 	case "$errors" in *'No space left on device'*) ;; *) echo "round $round: $errors"; exit 1;; esac
 	[ "$(cksum <kept)" = "$sum" ] || { echo "a file has changed"; exit 1; }
 	dd if=/dev/zero of=small bs=1M count=20 2>/dev/null && { echo "round $round: there is room"; exit 1; }
+	for n in $(seq 300); do [ "$(stat -f -c %a .)" -lt 5120 ] && break; sleep 0.1; done
+	[ "$(stat -f -c %a .)" -lt 5120 ] || { echo "round $round: statfs shows room"; exit 1; }
 	rm big small
 	for n in $(seq 300); do dd if=/dev/zero of=again bs=1M count=50 conv=fsync 2>/dev/null && break; sleep 0.1; done
 	[ "$(stat -c %s again)" = 52428800 ] || { echo "round $round: what was freed cannot be used"; exit 1; }

@@ -174,13 +174,16 @@ func (d *disks) openOnce(name string) (*openDisk, error) {
 // openWait opens a directory that holds one of our replicas; a predecessor may be just dying.
 func (d *disks) openWait(ctx context.Context, name string) (*openDisk, error) {
 	deadline := time.Now().Add(takeOverTime)
-	for {
+	for first := true; ; first = false {
 		o, err := d.tryOpen(name)
 		if err == nil {
 			return o, nil
 		}
 		if !errors.Is(err, diskdir.ErrInUse) || time.Now().After(deadline) {
 			return nil, err
+		}
+		if first {
+			d.cfg.Logger.Info("waiting for a disk directory: who has it may be just ending", "disk", name, "limit", takeOverTime, "err", err)
 		}
 		select {
 		case <-ctx.Done():

@@ -230,6 +230,21 @@ func (h *host) say(volume string, err error) {
 	}
 }
 
+// sayInUse logs that a disk directory is left to another process, and to which, once for each.
+func (h *host) sayInUse(disk string, err error) {
+	text := ""
+	if errors.Is(err, diskdir.ErrInUse) {
+		text = err.Error()
+	}
+	h.mu.Lock()
+	before := h.said["in use "+disk]
+	h.said["in use "+disk] = text
+	h.mu.Unlock()
+	if text != before && text != "" {
+		h.cfg.Logger.Info("a disk directory here is left to the process that serves it, until that ends", "disk", disk, "err", err)
+	}
+}
+
 // tend does for one volume what its object asks of this node.
 func (h *host) tend(ctx context.Context, o *v1alpha1.Volume) error {
 	h.claimDisks(o)

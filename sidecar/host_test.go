@@ -145,6 +145,23 @@ func (p *pretended) Member() memberStatus {
 
 func (p *pretended) Close(context.Context) error { return p.what.replica.Close() }
 
+// TestADirectoryOfAnother: who finds a disk directory served by another process says so, once, and serves it when that has ended.
+func TestADirectoryOfAnother(t *testing.T) {
+	d := newTenant(t)
+	owner, b, c := d.three()
+	var said bytes.Buffer
+	second := d.process("b", "keeper-b2")
+	second.cfg.Logger = slog.New(slog.NewTextHandler(&said, nil))
+	for range 3 {
+		second.poll(second.ctx)
+	}
+	require.Empty(t, second.report())
+	require.Equal(t, 1, strings.Count(said.String(), "a disk directory here is left to the process that serves it"), said.String())
+	require.Contains(t, said.String(), filepath.Join(d.dir, "b", "disk-0"))
+	d.end(b)
+	d.await("replica at the second", func() bool { return len(second.report()) == 1 }, owner, second, c)
+}
+
 func roles(o v1alpha1.Volume) map[string]string {
 	m := map[string]string{}
 	for _, member := range o.Members {

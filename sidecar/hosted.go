@@ -53,6 +53,7 @@ type memberStatus struct {
 	Unfilled           bool  // has not, or is about to lose some
 	Missing            int64 // bytes that are not here yet
 	Kept               int64 // bytes of records that a witness keeps
+	Full               bool  // its disk takes no more
 	Err                error // why it has stopped
 }
 

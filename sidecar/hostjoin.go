@@ -28,6 +28,7 @@ func (h *host) claimDisks(o *v1alpha1.Volume) {
 			continue
 		}
 		err := h.disks.take(name)
+		h.sayInUse(name, err)
 		if errors.Is(err, diskdir.ErrInUse) {
 			err = nil // another sidecar of this node has it
 		}

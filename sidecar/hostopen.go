@@ -96,6 +96,9 @@ func (h *host) peerGroup(to uint64) *peerGroup {
 	return g
 }
 
+// full is how little room makes a replica's disk full in status: a request of the kernel may bring half of it.
+const full = 2 << 20
+
 // Member is what the replica knows of itself.
 func (g *peerGroup) Member() memberStatus {
 	st := g.Status()
@@ -110,6 +113,8 @@ func (g *peerGroup) Member() memberStatus {
 	}
 	m.Filled, m.Unfilled, m.WentAlone = g.Filled(), g.Unfilled(), g.WentAlone()
 	m.Missing = g.FillStatus().AbsentBytes
+	room, known := g.RoomHere()
+	m.Full = known && room < full
 	return m
 }
 
@@ -142,6 +147,7 @@ func openGroup(_ context.Context, h *host, r *hosted, what opening) (hostedGroup
 			return net.Bulk(ctx, addr, transport.Request{Kind: bulkKind, Group: group, From: uint64(r.id), To: from, Body: request})
 		},
 		Members: func() []replication.Member { return h.wantedMembers(r.volume) },
+		Node:    func(replica uint64) string { return h.nodeOf(r.volume, replica) },
 		Copies: func() int {
 			o, _ := h.object(r.volume)
 			return o.Voters()
@@ -196,6 +202,13 @@ func (h *host) address(volume string, replica uint64) string {
 		return m.Address
 	}
 	return ""
+}
+
+// nodeOf is where a member's disk is; empty where the object does not name it.
+func (h *host) nodeOf(volume string, replica uint64) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.byID[volume][diskdir.ID(replica)].Node
 }
 
 // traceOf is where a volume's spans go: those of the pod's own volumes, and nowhere for others'.

@@ -53,7 +53,7 @@ func (h *host) report() []status.Hosted {
 		st := r.status()
 		o, _ := h.object(r.volume)
 		e := status.Hosted{Volume: r.volume, ID: r.id.String(), State: stateOfReplica(st), Term: st.Term, Applied: st.Applied,
-			Committed: st.Committed, Last: st.Last, LastTerm: st.LastTerm, Missing: uint64(max(st.Missing, 0)), Kept: uint64(max(st.Kept, 0))}
+			Committed: st.Committed, Last: st.Last, LastTerm: st.LastTerm, Missing: uint64(max(st.Missing, 0)), Kept: uint64(max(st.Kept, 0)), Full: st.Full}
 		if m := o.Member(e.ID); m != nil {
 			e.Role, e.Disk = roleOf(m), m.Disk
 		}
@@ -91,7 +91,7 @@ func (h *host) replicas(volume string) []status.Replica {
 		r := replicaOf(m)
 		if i := slices.IndexFunc(here, func(r *hosted) bool { return r.id.String() == m.Replica }); i >= 0 {
 			st := here[i].status()
-			r.State, r.MatchIndex, r.Missing, r.Kept = stateOfReplica(st), st.Applied, uint64(max(st.Missing, 0)), uint64(max(st.Kept, 0))
+			r.State, r.MatchIndex, r.Missing, r.Kept, r.Full = stateOfReplica(st), st.Applied, uint64(max(st.Missing, 0)), uint64(max(st.Kept, 0)), st.Full
 		}
 		list = append(list, r)
 	}

@@ -121,7 +121,7 @@ func (v *volume) status() status.Volume {
 	if v.ready {
 		log := v.group.Status()
 		st.AppliedIndex, st.CommittedIndex = uint64(log.Applied), uint64(log.Committed)
-		st.Used = v.fs.Statfs().Used
+		st.Used = v.fs.Used()
 		replicaState = status.InSync
 		if log.Err != nil {
 			st.State, replicaState = status.Failed, status.Offline

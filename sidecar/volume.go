@@ -52,6 +52,8 @@ type volume struct {
 type volumeLog interface {
 	cachefs.Log
 	cachefs.Source
+	// Free is about how many bytes more Room would take now.
+	Free() int64
 	// LostAnswers is how many records an earlier process here had answered that can never be accepted.
 	LostAnswers() int
 	// Recover proposes again what an earlier owner process had answered.
@@ -215,7 +217,7 @@ func (v *volume) own(ctx context.Context) error {
 	}
 	fs, err := cachefs.Open(ctx, cachefs.Config{
 		Log: v.group, State: v.group.Store(), Source: source, Keys: v.keys, Epoch: owner.Name.Epoch, Incarnation: owner.Name.Incarnation,
-		Session: v.client.SessionID, NewSession: v.client.State == holder.Fresh, Size: uint64(v.object.Size),
+		Session: v.client.SessionID, NewSession: v.client.State == holder.Fresh, Size: uint64(v.object.Size), Free: v.group.Free,
 		Now: v.s.cfg.now, Logger: v.s.cfg.Logger.With("volume", v.object.Name),
 	}, v.object.Phase == v1alpha1.VolumeBootstrapping)
 	if err != nil {

@@ -67,6 +67,7 @@ type Group struct {
 	commit     telemetry.SpanRef // the newest group commit
 	appending  journal.LSN       // a payload is being written at or behind it; 0 if none is
 	noSpace    error             // why the last bind was taken back
+	warned     time.Time         // when the log said last that a disk is full
 	failed     error
 	closing    bool
 	onApplied  func([]*record.Record)

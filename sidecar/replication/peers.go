@@ -26,6 +26,8 @@ type PeersConfig struct {
 	// Members are who the Volume object names, now; Copies how many voters it wants. Nil: nobody changes the members.
 	Members func() []Member
 	Copies  func() int
+	// Node is where a member's disk is, for the log; nil: nobody knows.
+	Node func(replica uint64) string
 	// Send hands a message to the transport. It never blocks, and may lose it. It copies the parts: they change when it has returned.
 	// Only those of 32 KiB and more behind the first are content that never changes, and need no copy.
 	Send func(to uint64, kind uint8, parts ...[]byte)

@@ -53,6 +53,7 @@ type node struct {
 	trio  *trio
 	id    uint64
 	fs    disk.FS
+	said  sayings
 	inbox chan func(g *replication.Group)
 	disk  *replication.Disk
 	group *replication.Group
@@ -113,7 +114,7 @@ func (n *node) start(founders []uint64) {
 // tryStart returns why the replica cannot be opened.
 func (n *node) tryStart(founders []uint64) error {
 	t := n.trio.t
-	log := slog.New(slog.NewTextHandler(testWriter{t, n.id}, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	log := slog.New(slog.NewTextHandler(testWriter{t, n.id, &n.said}, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	dir, err := diskdir.Open(n.fs, "disk-0", "tenant", 4<<20, rand.Reader)
 	require.NoError(t, err)
 	n.disk, err = replication.OpenDisk(replication.Config{FS: n.fs, Rand: rand.Reader, Logger: log, CheckpointBytes: 1 << 20, MemTableBytes: 256 << 10}, dir)
@@ -123,7 +124,7 @@ func (n *node) tryStart(founders []uint64) error {
 	r, err := dir.OpenReplica(diskdir.ID(n.id))
 	require.NoError(t, err)
 	inbox := make(chan func(*replication.Group), 4096)
-	peers := &replication.PeersConfig{Founders: founders, Tick: cmp.Or(n.trio.tick, 10*time.Millisecond), Send: n.send, Fetch: n.fetch, Members: n.trio.members, Copies: n.trio.wanted,
+	peers := &replication.PeersConfig{Founders: founders, Tick: cmp.Or(n.trio.tick, 10*time.Millisecond), Send: n.send, Fetch: n.fetch, Members: n.trio.members, Copies: n.trio.wanted, Node: func(id uint64) string { return fmt.Sprintf("node-%d", id) },
 		Changed: n.trio.changed, LogBytes: n.trio.log, KeepBytes: n.trio.keep, Witness: n.trio.isWitness(n.id)}
 	if peers.Witness {
 		n.keys = nil
@@ -292,7 +293,7 @@ func (n *node) own(format bool) {
 	require.NoError(t, n.group.BeginEpoch(ctx, &record.Record{Header: record.Header{Kind: record.Owner, Name: name},
 		Muts: []record.Mutation{{Key: meta.SaltKey(uint32(name.Incarnation)), Value: salt}}}))
 	n.fs1, err = cachefs.Open(ctx, cachefs.Config{Log: n.group, State: n.group.Store(), Source: n.group, Keys: n.keys, Epoch: name.Epoch, Incarnation: name.Incarnation,
-		Session: uint64(n.trio.epoch), NewSession: true, Size: 1 << 30, Now: time.Now, Logger: slog.New(slog.DiscardHandler)}, format)
+		Session: uint64(n.trio.epoch), NewSession: true, Size: 1 << 30, Free: n.group.Free, Now: time.Now, Logger: slog.New(slog.DiscardHandler)}, format)
 	require.NoError(t, err)
 }
 
@@ -332,9 +333,26 @@ func (c *trio) agree() {
 type testWriter struct {
 	t  *testing.T
 	id uint64
+	// said is all of it.
+	said *sayings
+}
+
+// sayings is what a process has logged.
+type sayings struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *sayings) has(text string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return bytes.Contains(s.b.Bytes(), []byte(text))
 }
 
 func (w testWriter) Write(b []byte) (int, error) {
+	w.said.mu.Lock()
+	w.said.b.Write(b)
+	w.said.mu.Unlock()
 	if w.t.Context().Err() == nil {
 		w.t.Logf("%d: %s", w.id, bytes.TrimSpace(b))
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -28,8 +29,7 @@ type room struct {
 	taken int64 // guarded by Group.mu
 	at    [roomTicks]int64
 	// looks counts ticks, for who ticks.
-	looks  int
-	warned int // tick
+	looks int
 }
 
 // told is what a replica has.
@@ -44,8 +44,8 @@ const (
 	lookTicks = 8
 	// roomTicks is for how long what was admitted may be missing in what peers say: a look, a heartbeat, and the way to the peer's disk.
 	roomTicks = 24
-	// warnTicks are at least between two lines in the log.
-	warnTicks = 1200
+	// warnEvery is at least between two lines in the log.
+	warnEvery = time.Minute
 	// unlimited is the room of a disk that cannot tell.
 	unlimited = int64(1) << 62
 	// scarce is how little room makes a replica give back what is freed soon.
@@ -156,12 +156,44 @@ func (g *Group) peersRoom(n int64) error {
 			return nil
 		}
 		if p.ticks-first > roomTicks || g.stopped() != nil || g.closing {
-			if p.room.warned == 0 || p.ticks-p.room.warned > warnTicks {
-				p.room.warned = p.ticks
-				g.cfg.Logger.Warn("the disk of a replica is nearly full: programs get ENOSPC until it has room", "replica", fmt.Sprintf("%016x", least.from), "room_bytes", least.bytes)
-			}
+			g.warnFullLocked(least.from, least.bytes)
 			return fmt.Errorf("%w: replica %016x has room for %d bytes", syscall.ENOSPC, least.from, least.bytes)
 		}
 		g.changed.Wait()
 	}
+}
+
+// warnFull logs, now and then, whose disk is why programs get ENOSPC.
+func (g *Group) warnFull(replica uint64, bytes int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.warnFullLocked(replica, bytes)
+}
+
+func (g *Group) warnFullLocked(replica uint64, bytes int64) {
+	now := time.Now()
+	if !g.warned.IsZero() && now.Sub(g.warned) < warnEvery {
+		return
+	}
+	g.warned = now
+	node := ""
+	if g.peers != nil && g.peers.cfg.Node != nil {
+		node = g.peers.cfg.Node(replica)
+	}
+	g.cfg.Logger.Warn("the disk of a replica is nearly full: programs get ENOSPC until it has room", "replica", fmt.Sprintf("%016x", replica), "node", node, "room_bytes", bytes)
+}
+
+// Free is about how many bytes Room would take now: what the disks may take of this replica and of all voters that are there. The caller holds
+// no lock.
+func (g *Group) Free() int64 {
+	free, err := g.disk.spare()
+	if err != nil {
+		free = unlimited // Room will say it
+	}
+	if g.peers != nil {
+		g.mu.Lock()
+		free = min(free, g.peers.leastRoom().bytes-g.peers.room.recent(g.peers.ticks))
+		g.mu.Unlock()
+	}
+	return max(free-overhead, 0)
 }

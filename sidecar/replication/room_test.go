@@ -24,7 +24,8 @@ func (f *nearlyFull) GetDiskUsage(string) (vfs.DiskUsage, error) {
 	return vfs.DiskUsage{AvailBytes: f.free.Load(), TotalBytes: 1 << 40}, nil
 }
 
-// TestRoomAtPeers: a program gets ENOSPC where one of the voters has no room, whoever leads; and goes on when it has.
+// TestRoomAtPeers: a program gets ENOSPC where one of the voters has no room, whoever leads, statfs and the log say so; and it goes on when
+// there is some.
 func TestRoomAtPeers(t *testing.T) {
 	c := newTrio(t, 1, 2, 3)
 	small := &nearlyFull{FS: c.nodes[3].fs}
@@ -53,10 +54,15 @@ func TestRoomAtPeers(t *testing.T) {
 		small.free.Store(1 << 20) // less than the reserve
 		require.Eventually(t, func() bool { return write(4096) != nil }, time.Minute, 10*time.Millisecond)
 		require.ErrorIs(t, write(4096), syscall.ENOSPC)
+		st := n.fs1.Statfs()
+		require.Zero(t, st.Avail, "there is no room at a peer")
+		require.Equal(t, uint64(1<<30), st.Size)
+		require.True(t, n.said.has("replica=0000000000000003 node=node-3"))
 		_, err := n.fs1.Lookup(meta.Root, "first")
 		require.NoError(t, err)
 		small.free.Store(1 << 40)
 		require.Eventually(t, func() bool { return write(4096) == nil }, time.Minute, 10*time.Millisecond)
+		require.Eventually(t, func() bool { st := n.fs1.Statfs(); return st.Avail == st.Size-st.Used }, time.Minute, 10*time.Millisecond, "the volume's limit is less")
 	}
 	c.agree()
 }

@@ -27,6 +27,9 @@ type space struct {
 // lookEvery is how many bytes are taken between two looks at the disk, at most.
 const lookEvery = 1 << 20
 
+// overhead is the metadata of one operation.
+const overhead = 16 << 10
+
 // compaction bounds what Pebble may need beside the metadata that it has.
 const compaction = 64 << 20
 
@@ -102,7 +105,6 @@ func (d *Disk) reserve() int64 {
 // Room takes n bytes of the disk for what makes the volume larger; ENOSPC if it has them not. While something that was freed is on
 // its way back to the disk, it waits for that. The caller holds no lock.
 func (g *Group) Room(n int64) error {
-	const overhead = 16 << 10 // metadata of one operation
 	for {
 		ok, err := g.disk.room(n + overhead)
 		if err == nil && ok && !g.store.Stalled() && g.peers != nil {
@@ -112,6 +114,7 @@ func (g *Group) Room(n int64) error {
 			return err
 		}
 		if !g.reclaim() {
+			g.warnFull(uint64(g.key().replica), 0)
 			return syscall.ENOSPC
 		}
 	}

@@ -146,7 +146,7 @@ func (w *worker) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) 
 func (w *worker) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
 	s := w.fs.Statfs()
 	free := (s.Size - min(s.Used, s.Size)) / record.BlockSize
-	*out = fuse.StatfsOut{Blocks: s.Size / record.BlockSize, Bfree: free, Bavail: free, Files: s.Inodes, Ffree: s.Inodes - min(s.Files, s.Inodes),
+	*out = fuse.StatfsOut{Blocks: s.Size / record.BlockSize, Bfree: free, Bavail: s.Avail / record.BlockSize, Files: s.Inodes, Ffree: s.Inodes - min(s.Files, s.Inodes),
 		Bsize: record.BlockSize, Frsize: record.BlockSize, NameLen: cachefs.MaxName}
 	return fuse.OK
 }

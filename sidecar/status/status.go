@@ -60,6 +60,7 @@ type Hosted struct {
 	LastTerm  uint64 `json:"lastTerm"`       // of the leader that wrote it: of two logs, the one with the higher one has more of what was acknowledged
 	Missing   uint64 `json:"missing"`        // bytes that are still to come
 	Kept      uint64 `json:"kept,omitempty"` // bytes of records that a witness keeps
+	Full      bool   `json:"full,omitempty"` // its disk takes no more: programs get ENOSPC
 	Error     string `json:"error"`          // why it is not served; empty: it is
 }
 
@@ -88,4 +89,5 @@ type Replica struct {
 	Missing    uint64 `json:"missing"`           // bytes that are still to come; 0: none, or not known
 	Witness    bool   `json:"witness,omitempty"` // it is no copy: it keeps records
 	Kept       uint64 `json:"kept,omitempty"`    // bytes of them
+	Full       bool   `json:"full,omitempty"`    // its disk takes no more: programs get ENOSPC
 }

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/remora-storage/remora/cachefs/record"
 	"github.com/remora-storage/remora/cachefs/store"
@@ -80,15 +83,32 @@ func Open(fs disk.FS, path, tenant string, segmentBytes int64, random io.Reader)
 	if err := fs.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("disk directory: %w", err)
 	}
-	lock, err := fs.Lock(filepath.Join(path, "lock"))
+	lock, err := lockOf(fs, path)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrInUse, path, err)
+		return nil, err
 	}
 	d := &Dir{fs: fs, path: path, lock: lock}
 	if err := d.open(tenant, segmentBytes, random); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
+}
+
+// lockOf locks a disk directory. ErrInUse names who has it, where that can be known.
+func lockOf(fs disk.FS, path string) (io.Closer, error) {
+	file := filepath.Join(path, "lock")
+	lock, err := fs.Lock(file)
+	switch {
+	case err == nil:
+		return lock, nil
+	case errors.As(err, new(*os.PathError)): // the file cannot be opened: nobody knows whether it is locked
+		return nil, fmt.Errorf("lock the disk directory: %w", err)
+	case errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES): // not by ourselves: HeldBy may look
+		if by := disk.HeldBy(fs, file); by != "" {
+			return nil, fmt.Errorf("%w: %s, by %s", ErrInUse, path, by)
+		}
+	}
+	return nil, fmt.Errorf("%w: %s: %w", ErrInUse, path, err)
 }
 
 func (d *Dir) open(tenant string, segmentBytes int64, random io.Reader) error {
