@@ -46,6 +46,7 @@ type trio struct {
 	keep   int64         // bytes that a witness keeps for a member that is away; 0: 256 MiB
 	slow   chan struct{} // bulk requests are answered when it is closed; nil: at once
 	bare   uint64        // this node is given no content that it asks for
+	after  func(time.Duration, func())
 }
 
 // node is a replica of a trio.
@@ -125,7 +126,7 @@ func (n *node) tryStart(founders []uint64) error {
 	require.NoError(t, err)
 	inbox := make(chan func(*replication.Group), 4096)
 	peers := &replication.PeersConfig{Founders: founders, Tick: cmp.Or(n.trio.tick, 10*time.Millisecond), Send: n.send, Fetch: n.fetch, Members: n.trio.members, Copies: n.trio.wanted, Node: func(id uint64) string { return fmt.Sprintf("node-%d", id) },
-		Changed: n.trio.changed, LogBytes: n.trio.log, KeepBytes: n.trio.keep, Witness: n.trio.isWitness(n.id)}
+		Changed: n.trio.changed, LogBytes: n.trio.log, KeepBytes: n.trio.keep, Witness: n.trio.isWitness(n.id), After: n.trio.after}
 	if peers.Witness {
 		n.keys = nil
 	}
