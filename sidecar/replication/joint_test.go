@@ -80,6 +80,10 @@ func TestWhoLeavesStays(t *testing.T) {
 				c.mu.Unlock()
 			}
 			require.Eventually(t, func() bool {
+				unfilled := o.group.Unfilled() // what the object hears: it may have to be caught up by a copy
+				c.mu.Lock()
+				c.filled[4] = !unfilled
+				c.mu.Unlock()
 				s := n.group.Status().Group
 				return !s.Joint && slices.Equal([]uint64{1, 2, 4}, slices.Sorted(slices.Values(s.Voters)))
 			}, time.Minute, time.Millisecond, "the change does not end")
