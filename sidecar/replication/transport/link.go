@@ -275,6 +275,7 @@ func (l *link) tick(c *outgoing) error {
 		l.finish(c, grace)
 		return errIdle
 	}
+	l.q.forget() // what a burst needed
 	defer l.q.again()
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -6,8 +6,11 @@ import (
 	"time"
 )
 
-// chunkBytes of a queue's buffers: many small frames share one, a large frame has one of its own.
+// chunkBytes is the least of a queue's buffers: many frames share one, a longer frame has one that is as many times as long.
 const chunkBytes = 64 << 10
+
+// keptBytes of buffers that were sent are kept for the next frames, until forget.
+const keptBytes = 1 << 20
 
 // queue holds the frames that wait for a link. Its buffers are written once: they go to the link as they are.
 type queue struct {
@@ -17,9 +20,10 @@ type queue struct {
 	limit   int
 	bytes   int
 	frames  []queued
-	chunk   []byte    // the last buffer of chunkBytes, with room; nil before the first frame of a batch
-	spare   []byte    // one that was taken, and given back
-	lent    []byte    // one that is taken: until the next take
+	chunk   []byte    // the last of using, with what is in it; nil before the first frame of a batch
+	using   [][]byte  // buffers of the frames that wait
+	lent    [][]byte  // of those that were taken: until the next take
+	spare   [][]byte  // buffers that were lent, to be used again
 	chunks  int       // counts buffers, so that two frames are known to touch
 	away    time.Time // until then the peer is known to be away
 	touched time.Time // when something was pushed last
@@ -28,17 +32,27 @@ type queue struct {
 // queued is one frame in a queue.
 type queued struct {
 	h     Header
-	b     []byte   // header and body; of a large frame the header and the parts up to the first that is lent
-	more  [][]byte // the rest of a large frame
+	b     []byte   // header and body; of a frame that shares parts the header and the parts up to the first of these
+	more  [][]byte // the rest of such a frame
 	chunk int      // buffers with the same number are one, in order
 }
 
 // lentBytes is how long a part of a large frame is that is not copied.
 const lentBytes = 32 << 10
 
-// large makes a frame that shares its long parts, all but the first, with who sends it: a copy of each 1 MiB for each peer costs as much as
-// its encryption.
-func large(h Header, parts [][]byte) queued {
+// shares tells whether a frame has parts that are not copied.
+func shares(parts [][]byte) bool {
+	for i, p := range parts {
+		if i > 0 && len(p) >= lentBytes {
+			return true
+		}
+	}
+	return false
+}
+
+// sharing makes a frame that shares its long parts, all but the first, with who sends it: a copy of each 1 MiB for each peer costs as much
+// as its encryption.
+func sharing(h Header, parts [][]byte) queued {
 	size, crc, copied := 0, uint32(0), headerBytes
 	for i, p := range parts {
 		size += len(p)
@@ -128,23 +142,39 @@ func (q *queue) waiting(allowed func(Header) bool) (bytes int, all bool) {
 
 func (q *queue) append(h Header, size int, parts [][]byte) {
 	q.bytes += size
-	if size > chunkBytes/2 { // buffers of its own
+	if shares(parts) {
 		q.chunks++
-		f := large(h, parts)
+		f := sharing(h, parts)
 		f.chunk = q.chunks
 		q.frames = append(q.frames, f)
 		q.chunks++
 		return
 	}
 	if cap(q.chunk)-len(q.chunk) < size {
-		if q.chunk, q.spare = q.spare, nil; q.chunk == nil {
-			q.chunk = make([]byte, 0, chunkBytes)
-		}
+		q.chunk = q.buffer(size)
+		q.using = append(q.using, q.chunk)
 		q.chunks++
 	}
 	at := len(q.chunk)
 	q.chunk = appendFrame(q.chunk, h, parts...)
 	q.frames = append(q.frames, queued{h: h, b: q.chunk[at:], chunk: q.chunks})
+}
+
+// buffer is an empty one with room for so much: the smallest of the spare ones that has it, or a new one.
+func (q *queue) buffer(size int) []byte {
+	best := -1
+	for i, b := range q.spare {
+		if cap(b) >= size && (best < 0 || cap(b) < cap(q.spare[best])) {
+			best = i
+		}
+	}
+	if best < 0 {
+		return make([]byte, 0, (size+chunkBytes-1)/chunkBytes*chunkBytes)
+	}
+	b, last := q.spare[best], len(q.spare)-1
+	q.spare[best], q.spare[last] = q.spare[last], nil
+	q.spare = q.spare[:last]
+	return b
 }
 
 // take takes everything. What was taken before is given back with it: nobody may look at those frames any more.
@@ -154,12 +184,27 @@ func (q *queue) take(used []queued) []queued {
 	frames := q.frames
 	clear(used)
 	q.frames, q.bytes = used[:0], 0
-	if q.spare == nil && q.lent != nil {
-		q.spare = q.lent[:0]
+	kept := 0
+	for _, b := range q.spare {
+		kept += cap(b)
 	}
-	q.lent, q.chunk = q.chunk, nil
+	for _, b := range q.lent {
+		if kept += cap(b); kept > keptBytes {
+			break
+		}
+		q.spare = append(q.spare, b[:0])
+	}
+	clear(q.lent)
+	q.lent, q.using, q.chunk = q.using, q.lent[:0], nil
 	q.chunks++
 	return frames
+}
+
+// forget gives back the memory of spare buffers.
+func (q *queue) forget() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.spare = nil
 }
 
 // drop empties the queue of a peer that is away until then.
@@ -167,7 +212,7 @@ func (q *queue) drop(away time.Time) (frames int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	frames = len(q.frames)
-	q.frames, q.bytes, q.chunk, q.away = nil, 0, nil, away // the buffers of frames that were not taken go
+	q.frames, q.bytes, q.chunk, q.using, q.away = nil, 0, nil, nil, away // the buffers of frames that were not taken go
 	return frames
 }
 

@@ -25,6 +25,41 @@ func split(r *rand.Rand, body []byte) (parts [][]byte) {
 
 func bodyOf(f queued) int { return int(binary.LittleEndian.Uint32(f.b[12:])) }
 
+// TestBuffersAreUsedAgain sends frames that are longer than a buffer, again and again: they go into the same memory, once nobody reads it.
+func TestBuffersAreUsedAgain(t *testing.T) {
+	q := newQueue(64<<20, time.Now())
+	push := func(round byte, n int) {
+		parts := make([][]byte, n)
+		for i := range parts {
+			parts[i] = bytes.Repeat([]byte{round}, lentBytes-1)
+		}
+		require.Equal(t, dropNone, q.push(time.Now(), Header{Kind: 1}, true, parts...))
+	}
+	var taken []queued
+	seen := map[*byte]bool{}
+	for round := byte(1); round < 20; round++ {
+		push(round, 2) // each in a buffer of its own
+		push(round, 5)
+		for _, f := range taken {
+			require.Equal(t, bytes.Repeat([]byte{round - 1}, len(f.b)-headerBytes), f.b[headerBytes:], "what is being sent")
+		}
+		taken = q.take(taken)
+		require.Len(t, taken, 2)
+		for _, f := range taken {
+			seen[&f.b[0]] = true
+		}
+	}
+	require.LessOrEqual(t, len(seen), 4, "buffers for frames of two lengths, of which one each is being sent")
+	q.forget()
+	require.Empty(t, q.spare)
+	push(0, 100) // more than is kept
+	taken = q.take(taken)
+	taken = q.take(taken)
+	for _, b := range q.spare {
+		require.LessOrEqual(t, cap(b), keptBytes)
+	}
+}
+
 // TestQueue pushes and takes at random, and compares with a list.
 func TestQueue(t *testing.T) {
 	seed := rand.Uint64()
