@@ -32,6 +32,7 @@ type change struct {
 	chunks   []chunkChange
 	names    []nameChange
 	plain    []plain
+	kept     []record.Seal // room for seals of the record
 }
 
 type nameChange struct {
@@ -54,14 +55,41 @@ type chunkChange struct {
 // begin starts a change. fs.mu must be held for writing.
 func (fs *FS) begin(caller *Caller) *change {
 	t := fs.cfg.Now()
-	return &change{
-		fs: fs, caller: caller, counters: fs.counters, now: meta.TimeOf(t), began: caller.IO.Began(),
-		rec: &record.Record{Header: record.Header{
-			Kind:    record.Change,
-			Name:    record.Name{Epoch: fs.cfg.Epoch, Incarnation: fs.cfg.Incarnation, Seq: fs.seq + 1},
-			Session: fs.cfg.Session, Unique: caller.Unique, Time: t.UnixNano(),
-		}},
+	k, m := &keeping{}, &making{}
+	k.rec = record.Record{Header: record.Header{
+		Kind:    record.Change,
+		Name:    record.Name{Epoch: fs.cfg.Epoch, Incarnation: fs.cfg.Incarnation, Seq: fs.seq + 1},
+		Session: fs.cfg.Session, Unique: caller.Unique, Time: t.UnixNano(),
+	}, Muts: k.muts[:0], Ops: k.ops[:0]}
+	m.change = change{fs: fs, caller: caller, counters: fs.counters, now: meta.TimeOf(t), began: caller.IO.Began(), rec: &k.rec, kept: k.seals[:],
+		inodes: m.inodes[:0], chunks: m.chunks[:0], plain: m.plain[:0]}
+	return &m.change
+}
+
+// keeping is a record with what most of them have, in one piece of memory.
+type keeping struct {
+	rec   record.Record
+	muts  [3]record.Mutation
+	ops   [1]record.BlockOp
+	seals [2]record.Seal
+}
+
+// making is a change with what most of them have, likewise.
+type making struct {
+	change
+	inodes [1]inodeChange
+	chunks [1]chunkChange
+	plain  [2]plain
+}
+
+// seals returns n of them for the record.
+func (c *change) seals(n uint32) []record.Seal {
+	if int(n) > len(c.kept) {
+		return make([]record.Seal, n)
 	}
+	s := c.kept[:n:n]
+	c.kept = c.kept[n:]
+	return s
 }
 
 // last is how this change names itself in what it changes.
@@ -78,7 +106,9 @@ func (c *change) delete(key []byte) {
 }
 
 func (c *change) setInode(ino meta.Ino, in meta.Inode) {
-	c.set(meta.InodeKey(ino), in.Append(make([]byte, 0, 104)))
+	b := meta.AppendInodeKey(make([]byte, 0, meta.InodeKeySize+104), ino)
+	key := b[:len(b):len(b)]
+	c.set(key, in.Append(b[len(b):])) // behind the key, in the same piece
 	c.inodes = append(c.inodes, inodeChange{ino: ino, node: in})
 }
 
@@ -89,7 +119,9 @@ func (c *change) deleteInode(ino meta.Ino) {
 }
 
 func (c *change) setChunk(id chunkID, ch meta.Chunk) {
-	c.set(meta.ChunkKey(id.ino, id.index), ch.Append(make([]byte, 0, 80)))
+	b := meta.AppendChunkKey(make([]byte, 0, meta.ChunkKeySize+80), id.ino, id.index)
+	key := b[:len(b):len(b)]
+	c.set(key, ch.Append(b[len(b):])) // likewise
 	c.chunks = append(c.chunks, chunkChange{id: id, chunk: ch})
 }
 

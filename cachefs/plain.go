@@ -58,20 +58,26 @@ func (c *change) seal() error {
 }
 
 func (c *change) sealPart(part *plain) error {
+	n := len(part.data) / record.BlockSize
+	if n == 1 { // which most have: there is nothing to do at a time
+		return c.sealBlocks(part, 0, 1)
+	}
+	return seal.InParts(n, func(from, to int) error { return c.sealBlocks(part, from, to) })
+}
+
+func (c *change) sealBlocks(part *plain, from, to int) error {
 	o, keys := &c.rec.Ops[part.op], c.fs.cfg.Keys
-	return seal.InParts(len(part.data)/record.BlockSize, func(from, to int) error {
-		for k := from; k < to; k++ {
-			at := (int(part.first) + k) * record.BlockSize
-			end := at + record.BlockSize
-			if k+1 < to {
-				end += seal.Spare // the next block is sealed into its place after this one
-			}
-			if err := keys.Block(&o.Seals[int(part.first)+k], o.Data[at:end], part.data[k*record.BlockSize:][:record.BlockSize]); err != nil {
-				return err
-			}
+	for k := from; k < to; k++ {
+		at := (int(part.first) + k) * record.BlockSize
+		end := at + record.BlockSize
+		if k+1 < to {
+			end += seal.Spare // the next block is sealed into its place after this one
 		}
-		return nil
-	})
+		if err := keys.Block(&o.Seals[int(part.first)+k], o.Data[at:end], part.data[k*record.BlockSize:][:record.BlockSize]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // maxEdges bounds the blocks that edges keeps, 4 KiB each.

@@ -215,7 +215,7 @@ func (c *change) readBlock(id chunkID, ch *meta.Chunk, block uint32, dst []byte)
 // putBlocks adds whole blocks to the record and accounts for them. Their content is in c.plain already.
 func (c *change) putBlocks(id chunkID, ch meta.Chunk, in *meta.Inode, first, count uint32) error {
 	op := record.BlockOp{Kind: record.WriteBlocks, Blob: ch.Blob, First: first, Count: count, Data: make([]byte, count*record.BlockSize)}
-	op.Seals = make([]record.Seal, op.Count)
+	op.Seals = c.seals(op.Count)
 	op.Fresh = c.fresh(ch.Blob, first)
 	added := uint64(0)
 	for block := first; block < first+op.Count; block++ {

@@ -38,7 +38,15 @@ func inoKey(prefix byte, ino Ino, extra int) []byte {
 }
 
 // InodeKey is the key of the inode itself.
-func InodeKey(ino Ino) []byte { return append(inoKey(prefixInode, ino, 1), 0) }
+func InodeKey(ino Ino) []byte { return AppendInodeKey(make([]byte, 0, InodeKeySize), ino) }
+
+// InodeKeySize is the length of an InodeKey.
+const InodeKeySize = 10
+
+// AppendInodeKey appends it to b.
+func AppendInodeKey(b []byte, ino Ino) []byte {
+	return append(binary.BigEndian.AppendUint64(append(b, prefixInode), uint64(ino)), 0)
+}
 
 // InlineKey is the key of a small file's content and of a symlink's target: it sorts behind its inode.
 func InlineKey(ino Ino) []byte { return append(inoKey(prefixInode, ino, 1), 1) }
@@ -55,7 +63,16 @@ func CookieKey(parent Ino, cookie uint64) []byte {
 
 // ChunkKey is the key of a chunk of a file.
 func ChunkKey(ino Ino, chunk uint64) []byte {
-	return binary.BigEndian.AppendUint64(inoKey(prefixChunk, ino, 8), chunk)
+	return AppendChunkKey(make([]byte, 0, ChunkKeySize), ino, chunk)
+}
+
+// ChunkKeySize is the length of a ChunkKey.
+const ChunkKeySize = 17
+
+// AppendChunkKey appends it to b.
+func AppendChunkKey(b []byte, ino Ino, chunk uint64) []byte {
+	b = binary.BigEndian.AppendUint64(append(b, prefixChunk), uint64(ino))
+	return binary.BigEndian.AppendUint64(b, chunk)
 }
 
 // ChunkRange spans the chunks of all files.

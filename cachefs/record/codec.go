@@ -159,6 +159,10 @@ func Decode(b []byte, sealer Sealer) (*Record, error) { return DecodePlaced(b, s
 
 // DecodePlaced is Decode for a record without the content of the operations that absent names: that is in an arena.
 func DecodePlaced(b []byte, sealer Sealer, absent []int) (*Record, error) {
+	return new(Room).decode(b, sealer, absent)
+}
+
+func (m *Room) decode(b []byte, sealer Sealer, absent []int) (*Record, error) {
 	h, err := DecodeHeader(b)
 	if err != nil {
 		return nil, err
@@ -184,7 +188,7 @@ func DecodePlaced(b []byte, sealer Sealer, absent []int) (*Record, error) {
 	case sealed && sealer == nil:
 		return nil, ErrSealed
 	case sealed:
-		if b, err = sealer.OpenRecord(h.Name, h.SealN, header, b[head:head+body], b[headerSize:head]); err != nil {
+		if b, err = sealer.OpenRecord(m.bytes.take(m.more, body)[:0], h.Name, h.SealN, header, b[head:head+body], b[headerSize:head]); err != nil {
 			return nil, err
 		}
 	case sealer != nil && h.Kind != Owner:
@@ -195,7 +199,8 @@ func DecodePlaced(b []byte, sealer Sealer, absent []int) (*Record, error) {
 	if muts > mutBytes/mutHeader || ops > opBytes/opHeader {
 		return nil, malformed("%d mutations in %d bytes, %d operations in %d", muts, mutBytes, ops, opBytes)
 	}
-	r := &Record{Header: h}
+	r := &m.records.take(m.more, 1)[0]
+	r.Header = h
 	for i := 0; i < answered; i++ {
 		r.Answered = append(r.Answered, le.Uint64(b[8*i:]))
 	}
@@ -203,10 +208,10 @@ func DecodePlaced(b []byte, sealer Sealer, absent []int) (*Record, error) {
 	if answer > 0 {
 		r.Answer, b = b[:answer:answer], b[answer:]
 	}
-	if r.Muts, err = decodeMutations(b[:mutBytes], muts); err != nil {
+	if r.Muts, err = m.decodeMutations(b[:mutBytes], muts); err != nil {
 		return nil, err
 	}
-	r.Ops, err = decodeOps(b[mutBytes:], content, ops, absent)
+	r.Ops, err = m.decodeOps(b[mutBytes:], content, ops, absent)
 	for _, i := range absent {
 		if i >= len(r.Ops) || r.Ops[i].Data != nil || r.Ops[i].Kind != WriteBlocks {
 			return nil, errors.Join(malformed("operation %d has no content elsewhere", i), err)
@@ -219,11 +224,11 @@ func DecodePlaced(b []byte, sealer Sealer, absent []int) (*Record, error) {
 	return r, err
 }
 
-func decodeMutations(b []byte, n int) ([]Mutation, error) {
+func (m *Room) decodeMutations(b []byte, n int) ([]Mutation, error) {
 	if n == 0 && len(b) == 0 {
 		return nil, nil
 	}
-	muts := make([]Mutation, n)
+	muts := m.muts.take(m.more, n)
 	for i := range muts {
 		if len(b) < mutHeader {
 			return nil, malformed("mutation %d is cut", i)
@@ -243,11 +248,11 @@ func decodeMutations(b []byte, n int) ([]Mutation, error) {
 	return muts, nil
 }
 
-func decodeOps(b, data []byte, n int, absent []int) ([]BlockOp, error) {
+func (m *Room) decodeOps(b, data []byte, n int, absent []int) ([]BlockOp, error) {
 	if n == 0 && len(b) == 0 && len(data) == 0 {
 		return nil, nil
 	}
-	ops := make([]BlockOp, n)
+	ops := m.ops.take(m.more, n)
 	for i := range ops {
 		if len(b) < opHeader {
 			return nil, malformed("operation %d is cut", i)
@@ -269,7 +274,7 @@ func decodeOps(b, data []byte, n int, absent []int) ([]BlockOp, error) {
 			if len(b) < int(o.Count)*SealSize || len(data) < size || o.Count == 0 {
 				return nil, malformed("operation %d: %d blocks, %d bytes of content", i, o.Count, len(data))
 			}
-			o.Seals = make([]Seal, o.Count)
+			o.Seals = m.seals.take(m.more, int(o.Count))
 			for k := range o.Seals {
 				o.Seals[k] = DecodeSeal(b[k*SealSize:])
 			}

@@ -103,8 +103,8 @@ type BlockOp struct {
 type Sealer interface {
 	// Record seals body in place; the header is authenticated with it.
 	Record(n Name, sealN uint16, header, body []byte) (tag [16]byte, err error)
-	// OpenRecord returns the body in a new slice.
-	OpenRecord(n Name, sealN uint16, header, body, tag []byte) ([]byte, error)
+	// OpenRecord appends the opened body to dst, which does not overlap the others.
+	OpenRecord(dst []byte, n Name, sealN uint16, header, body, tag []byte) ([]byte, error)
 }
 
 // Record is one change. Slices are shared, not copied: a record is immutable once it was appended.

@@ -181,7 +181,7 @@ const tagSize = 16
 
 // scratch has room for a block and its tag, and for additional data.
 type scratch struct {
-	ad    [128]byte
+	ad    [256]byte
 	iv    [12]byte
 	block [record.BlockSize + tagSize]byte
 }
@@ -255,18 +255,20 @@ func (k *Keys) Record(n record.Name, sealN uint16, header, body []byte) (tag [ta
 	if err != nil {
 		return tag, err
 	}
-	iv := nonce(n.Incarnation, n.Seq, sealN)
+	m := scratches.Get().(*scratch)
+	defer scratches.Put(m)
+	m.iv = nonce(n.Incarnation, n.Seq, sealN)
 	if k.Audit != nil {
-		k.Audit(n.Incarnation, iv)
+		k.Audit(n.Incarnation, m.iv)
 	}
-	sealed := sub.Seal(nil, iv[:], body, append(append([]byte(nil), header...), k.suffix...))
+	sealed := sub.Seal(m.block[:0], m.iv[:], body, append(append(m.ad[:0], header...), k.suffix...))
 	copy(body, sealed)
 	copy(tag[:], sealed[len(body):])
 	return tag, nil
 }
 
-// OpenRecord opens what Record sealed, into a new slice.
-func (k *Keys) OpenRecord(n record.Name, sealN uint16, header, body, tag []byte) ([]byte, error) {
+// OpenRecord opens what Record sealed, and appends it to dst.
+func (k *Keys) OpenRecord(dst []byte, n record.Name, sealN uint16, header, body, tag []byte) ([]byte, error) {
 	if k == nil {
 		return nil, ErrWrongKey
 	}
@@ -274,8 +276,10 @@ func (k *Keys) OpenRecord(n record.Name, sealN uint16, header, body, tag []byte)
 	if err != nil {
 		return nil, err
 	}
-	iv := nonce(n.Incarnation, n.Seq, sealN)
-	plain, err := sub.Open(nil, iv[:], append(append([]byte(nil), body...), tag...), append(append([]byte(nil), header...), k.suffix...))
+	m := scratches.Get().(*scratch)
+	defer scratches.Put(m)
+	m.iv = nonce(n.Incarnation, n.Seq, sealN)
+	plain, err := sub.Open(dst, m.iv[:], append(append(m.block[:0], body...), tag...), append(append(m.ad[:0], header...), k.suffix...))
 	if err != nil {
 		return nil, fmt.Errorf("record %v: %w", n, ErrWrongKey)
 	}

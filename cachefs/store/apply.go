@@ -44,7 +44,7 @@ func (s *Store) Apply(entries []Entry) error {
 	batch := s.db.NewBatch()
 	defer batch.Close()
 	touched := map[record.BlobID]*blob{}
-	newest := map[string]*record.Mutation{} // of each key: what the records of one batch set in turn, the store sees once
+	newest := map[string]*newestOf{} // of each key: what the records of one batch set in turn, the store sees once
 	for _, e := range entries {
 		if e.Index != s.position.Index+1 {
 			return s.fail(fmt.Errorf("apply: entry %d follows %d", e.Index, s.position.Index))
@@ -65,9 +65,12 @@ func (s *Store) Apply(entries []Entry) error {
 	return nil
 }
 
-func mutate(batch *pebble.Batch, newest map[string]*record.Mutation) error {
+// newestOf is what a batch does last to a key. It is changed in place: to put into a map what is there costs a copy of the key.
+type newestOf struct{ m *record.Mutation }
+
+func mutate(batch *pebble.Batch, newest map[string]*newestOf) error {
 	for _, key := range slices.Sorted(maps.Keys(newest)) { // in order: the same batch at every replica, in every run
-		m := newest[key]
+		m := newest[key].m
 		var err error
 		if m.Delete {
 			err = batch.Delete(m.Key, nil)
@@ -81,7 +84,7 @@ func mutate(batch *pebble.Batch, newest map[string]*record.Mutation) error {
 	return nil
 }
 
-func (s *Store) applyOne(newest map[string]*record.Mutation, e Entry, touched map[record.BlobID]*blob) error {
+func (s *Store) applyOne(newest map[string]*newestOf, e Entry, touched map[record.BlobID]*blob) error {
 	r := e.Record
 	if r == nil || !s.position.Acceptance.Step(r.Kind, r.Name) {
 		return nil
@@ -93,7 +96,11 @@ func (s *Store) applyOne(newest map[string]*record.Mutation, e Entry, touched ma
 			if m.Key[0] >= meta.LocalPrefix {
 				return fmt.Errorf("%w: record %v changes a local key", ErrDamaged, r.Name)
 			}
-			newest[string(m.Key)] = m
+			if n := newest[string(m.Key)]; n != nil {
+				n.m = m
+			} else {
+				newest[string(m.Key)] = &newestOf{m}
+			}
 		}
 		s.answers.step(r)
 	}

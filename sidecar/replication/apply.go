@@ -21,6 +21,8 @@ func (it *item) size() int64 {
 		return 0
 	case it.raw > 0:
 		return int64(it.raw)
+	case it.encoded > 0:
+		return int64(it.encoded)
 	}
 	return int64(it.rec.EncodedSize())
 }
@@ -30,7 +32,7 @@ func (it *item) weight() int64 {
 	if it.raw > 0 {
 		return int64(len(it.meta))
 	}
-	return int64(it.rec.EncodedSize())
+	return it.size()
 }
 
 // enqueue leaves committed records to the apply loop. They may wait a little: reads find them in the overlay, and one batch of many
@@ -193,7 +195,7 @@ func (g *Group) stillToApply(items []item) []item {
 		}
 		if now := g.peers.newest(&it); now != nil {
 			g.unapplied += now.size() - it.size()
-			it.rec, it.placed, it.payload = now.rec, now.placed, now.payload
+			it.rec, it.encoded, it.placed, it.payload = now.rec, now.encoded, now.placed, now.payload
 		}
 		left = append(left, it)
 	}

@@ -97,7 +97,7 @@ func (g *Group) synced(lsn journal.LSN, err error, start, end int64) {
 	}
 	bytes := int64(0)
 	for i := range items {
-		bytes += int64(items[i].rec.EncodedSize())
+		bytes += items[i].size()
 	}
 	g.unaccepted -= bytes
 	g.tellCommitted(items)

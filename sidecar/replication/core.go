@@ -30,6 +30,7 @@ type item struct {
 	bound   journal.LSN       // where the frame of its binding ends
 	span    telemetry.SpanRef
 	since   int64 // when it was in the journal, by telemetry.Now
+	encoded int   // rec.EncodedSize(), if that was asked for when it was made; else 0
 
 	// Of a group of several:
 	meta []byte // the record without content, as it was sealed

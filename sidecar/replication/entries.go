@@ -15,10 +15,21 @@ type frames struct {
 	g      *Group
 	pieces []journal.Piece
 	bytes  int
-	heads  []byte          // the fixed parts of bodies; pieces point into it
-	parts  [][]byte        // bodies that are in heads; pieces point into it
+	bodies bodies          // pieces point into it
 	run    journal.Binding // that is not a piece yet
 	fresh  []numbered      // records whose payloads are among the pieces
+}
+
+// bodies are what bodies of frames are made of. What was taken of it stays where it is when it grows.
+type bodies struct {
+	heads []byte   // the fixed parts
+	parts [][]byte // point into heads, and to what records have
+}
+
+// end lets go of what they were made of; the memory is used again for the next ones.
+func (b *bodies) end() {
+	clear(b.parts)
+	b.heads, b.parts = b.heads[:0], b.parts[:0]
 }
 
 // numbered is a record that gets an index.
@@ -50,15 +61,14 @@ func (g *Group) writeEntries(w *consensus.Write) error {
 }
 
 func (f *frames) begin(g *Group) {
-	f.g, f.pieces, f.bytes, f.heads, f.run, f.fresh = g, f.pieces[:0], 0, f.heads[:0], journal.Binding{}, f.fresh[:0]
+	f.g, f.pieces, f.bytes, f.run, f.fresh = g, f.pieces[:0], 0, journal.Binding{}, f.fresh[:0]
 }
 
 // end lets go of what the frames were made of. (An error may have left some that are not written.)
 func (f *frames) end() {
 	clear(f.pieces)
 	clear(f.fresh)
-	clear(f.parts)
-	f.parts = f.parts[:0]
+	f.bodies.end()
 }
 
 func (f *frames) entry(e *pb.Entry) error {
@@ -99,7 +109,7 @@ func (f *frames) record(n record.Name, index uint64) error {
 		f.g.number(numbered{it: it, index: index})
 		return nil
 	}
-	piece, err := f.g.payload(it)
+	piece, err := f.g.payload(it, &f.bodies)
 	if err != nil {
 		return err
 	}
@@ -132,10 +142,11 @@ func (f *frames) bind() {
 }
 
 func (f *frames) add(kind journal.Kind, body func([]byte) []byte) {
-	from := len(f.heads)
-	f.heads = body(f.heads)
-	f.parts = append(f.parts, f.heads[from:len(f.heads):len(f.heads)])
-	piece := journal.Piece{Kind: kind, Parts: f.parts[len(f.parts)-1 : len(f.parts) : len(f.parts)]}
+	b := &f.bodies
+	from := len(b.heads)
+	b.heads = body(b.heads)
+	b.parts = append(b.parts, b.heads[from:len(b.heads):len(b.heads)])
+	piece := journal.Piece{Kind: kind, Parts: b.parts[len(b.parts)-1 : len(b.parts) : len(b.parts)]}
 	f.pieces, f.bytes = append(f.pieces, piece), f.bytes+piece.Bytes()
 }
 

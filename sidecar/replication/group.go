@@ -91,6 +91,7 @@ type Group struct {
 	salts     []byte       // what the file of salts has; nil: not known
 	installed record.Index // what a peer's state has brought: entries up to here are in the store
 	hollow    atomic.Bool  // the store is being replaced: nothing is applied
+	bodies    sync.Pool    // of *bodies, for writePayload
 	applying  sync.Mutex   // held while the store is in use by the apply loop, or being replaced; above mu
 }
 
@@ -143,8 +144,8 @@ func (g *Group) OnApplied(applied func([]*record.Record)) {
 
 // appendItem puts a record whose payload frame was written at the end of what is to be committed. g.mu is held.
 func (g *Group) appendItem(it item) {
-	g.unaccepted += int64(it.rec.EncodedSize())
-	g.unapplied += int64(it.rec.EncodedSize())
+	g.unaccepted += it.size()
+	g.unapplied += it.size()
 	if g.peers == nil {
 		g.core.append(it)
 		return

@@ -26,11 +26,12 @@ import (
 
 // write seals a record and writes its payload frame, and before it the content that goes into the arena.
 func (g *Group) write(r *record.Record) (item, error) {
-	meta, err := r.AppendMeta(make([]byte, 0, r.EncodedSize()-r.DataBytes()), g.cfg.Keys.Sealer())
+	size := r.EncodedSize()
+	meta, err := r.AppendMeta(make([]byte, 0, size-r.DataBytes()), g.cfg.Keys.Sealer())
 	if err != nil {
 		return item{}, fmt.Errorf("seal record %v: %w", r.Name, err)
 	}
-	it := item{rec: r, meta: meta}
+	it := item{rec: r, meta: meta, encoded: size}
 	err = g.writePayload(&it)
 	if g.peers == nil {
 		it.meta = nil // nobody asks for it again
@@ -52,6 +53,9 @@ func (g *Group) whole(it *item) error {
 		}
 	}
 	more := int64(whole.EncodedSize() - it.rec.EncodedSize())
+	if it.encoded > 0 {
+		it.encoded += int(more)
+	}
 	if g.peers.table[it.rec.Name] == it {
 		g.peers.bytes += more
 	}
@@ -70,7 +74,12 @@ func (it *item) lacks() bool {
 
 // writePayload writes the frame of a record that is sealed.
 func (g *Group) writePayload(it *item) error {
-	piece, err := g.payload(it)
+	b, _ := g.bodies.Get().(*bodies)
+	if b == nil {
+		b = &bodies{}
+	}
+	defer func() { b.end(); g.bodies.Put(b) }()
+	piece, err := g.payload(it, b)
 	if err != nil {
 		return err
 	}
@@ -85,8 +94,8 @@ func (g *Group) writePayload(it *item) error {
 	return err
 }
 
-// payload is the frame of a record, after its large new content is in the arena.
-func (g *Group) payload(it *item) (piece journal.Piece, err error) {
+// payload is the frame of a record, made in b, after its large new content is in the arena.
+func (g *Group) payload(it *item, b *bodies) (piece journal.Piece, err error) {
 	if it.lacks() { // a frame without it would be none
 		if err := g.whole(it); err != nil {
 			return piece, err
@@ -99,14 +108,15 @@ func (g *Group) payload(it *item) (piece journal.Piece, err error) {
 	}
 	it.placed = placed
 	p := journal.Payload{Epoch: uint64(r.Name.Epoch), Incarnation: uint32(r.Name.Incarnation), Seq: uint64(r.Name.Seq), Placed: frames}
-	parts := make([][]byte, 0, 2+len(r.Ops))
-	parts = append(parts, p.Header(), it.meta)
+	head, from := len(b.heads), len(b.parts)
+	b.heads = p.AppendHeader(b.heads)
+	b.parts = append(b.parts, b.heads[head:len(b.heads):len(b.heads)], it.meta)
 	for i := range r.Ops {
 		if len(r.Ops[i].Data) > 0 && !isPlaced(placed, i) {
-			parts = append(parts, r.Ops[i].Data)
+			b.parts = append(b.parts, r.Ops[i].Data)
 		}
 	}
-	return journal.Piece{Kind: p.Kind(), Parts: parts}, nil
+	return journal.Piece{Kind: p.Kind(), Parts: b.parts[from:len(b.parts):len(b.parts)]}, nil
 }
 
 func isPlaced(placed []store.Placement, op int) bool {

@@ -116,7 +116,7 @@ func (g *Group) sendPropose(to uint64, p *consensus.Propose) {
 		}
 		head := binary.LittleEndian.AppendUint32(nil, uint32(n))
 		for _, e := range rest[:n] {
-			head = append(head, e.Encode()...)
+			head = e.AppendTo(head)
 		}
 		body.parts[0] = head
 		g.peers.sendTo(to, FramePropose, body.parts...)
@@ -250,9 +250,14 @@ func (g *Group) decode(kind uint8, from uint64, body []byte) (m consensus.Messag
 	switch kind {
 	case FrameRaft:
 		m.Raft = &pb.Message{}
-		if err := m.Raft.Unmarshal(d.bytes(int(d.u32()))); err != nil {
+		message := d.bytes(int(d.u32()))
+		if n := len(message) / leastEntry; n > 1 {
+			m.Raft.Entries = make([]pb.Entry, 0, n)
+		}
+		if err := m.Raft.Unmarshal(message); err != nil {
 			return m, nil, fmt.Errorf("%w: %w", ErrMessage, err)
 		}
+		d.expect(len(m.Raft.Entries))
 		if m.Raft.From != from || m.Raft.To != m.To {
 			return m, nil, fmt.Errorf("%w: from %x to %x in a frame from %x to %x", ErrMessage, m.Raft.From, m.Raft.To, from, m.To)
 		}
@@ -276,6 +281,7 @@ func (g *Group) decode(kind uint8, from uint64, body []byte) (m consensus.Messag
 		if d.err == nil && len(names) == 0 {
 			d.err = fmt.Errorf("%w: a proposal of nothing", ErrMessage)
 		}
+		d.expect(len(names) / consensus.EntrySize)
 		for ; len(names) > 0; names = names[consensus.EntrySize:] {
 			if kind, n, ok := d.record(names[:consensus.EntrySize]); ok {
 				m.Propose.Entries = append(m.Propose.Entries, consensus.Entry{Kind: kind, Name: n})
@@ -303,6 +309,8 @@ type decoder struct {
 	b     []byte
 	g     *Group
 	items []*item
+	room  *record.Room // of their records
+	made  []item       // that are no items yet
 	err   error
 	// sealed: the last record has no salt here that opens it.
 	sealed bool
@@ -328,6 +336,16 @@ func (d *decoder) u32() uint32 {
 	return 0
 }
 
+// leastEntry is less than an entry that names a record takes in a message of Raft.
+const leastEntry = consensus.EntrySize + 2
+
+// expect makes room for so many records, and no more of them than the bytes that are left may have.
+func (d *decoder) expect(records int) {
+	if records = min(records, len(d.b)/8); records > 0 {
+		d.room, d.made, d.items = record.NewRoom(records), make([]item, records), make([]*item, 0, records)
+	}
+}
+
 // record reads the payload that a name announces, and checks that it is that record, sealed for this volume.
 func (d *decoder) record(name []byte) (record.Kind, record.Name, bool) {
 	kind, n, err := consensus.DecodeName(name)
@@ -348,7 +366,7 @@ func (d *decoder) record(name []byte) (record.Kind, record.Name, bool) {
 		d.err, d.sealed = salted, true
 		return 0, n, false
 	}
-	r, err := record.Decode(b, d.g.cfg.Keys.Sealer())
+	r, err := d.room.Decode(b, d.g.cfg.Keys.Sealer())
 	if err == nil && (r.Name != n || r.Kind != kind) {
 		err = fmt.Errorf("%w: record %v came as %v", ErrMessage, r.Name, n)
 	}
@@ -367,6 +385,8 @@ func (d *decoder) record(name []byte) (record.Kind, record.Name, bool) {
 		d.err = err
 		return 0, n, false
 	}
-	d.items = append(d.items, &item{rec: r, meta: b[:len(b)-r.DataBytes()]})
+	it := &d.made[len(d.items)] // each has 8 bytes at least: expect
+	*it = item{rec: r, meta: b[:len(b)-r.DataBytes()], encoded: r.EncodedSize()}
+	d.items = append(d.items, it)
 	return kind, n, true
 }

@@ -19,8 +19,10 @@ type Entry struct {
 const EntrySize = 24
 
 // Encode returns the data of the Raft entry.
-func (e Entry) Encode() []byte {
-	b := make([]byte, 0, EntrySize)
+func (e Entry) Encode() []byte { return e.AppendTo(make([]byte, 0, EntrySize)) }
+
+// AppendTo appends the data of the Raft entry to b.
+func (e Entry) AppendTo(b []byte) []byte {
 	b = append(b, 1, byte(e.Kind), 0, 0) // version
 	b = binary.LittleEndian.AppendUint64(b, uint64(e.Name.Epoch))
 	b = binary.LittleEndian.AppendUint32(b, uint32(e.Name.Incarnation))
@@ -112,10 +114,12 @@ func (c *Core) proposed(from uint64, entries []Entry) *Ack {
 		return &Ack{}
 	}
 	tail := c.tail
-	var fresh []pb.Entry
+	fresh, names := make([]pb.Entry, 0, len(entries)), make([]byte, 0, len(entries)*EntrySize)
 	for _, e := range entries {
 		if tail.Step(e.Kind, e.Name) { // else there already, or after a gap, or of an owner that is no more
-			fresh = append(fresh, pb.Entry{Data: e.Encode()})
+			from := len(names)
+			names = e.AppendTo(names)
+			fresh = append(fresh, pb.Entry{Data: names[from:len(names):len(names)]})
 		}
 	}
 	// All at once: Raft sends a message to each peer for each proposal. If it takes none, the owner proposes again.

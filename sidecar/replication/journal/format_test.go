@@ -55,7 +55,7 @@ const (
 func TestGoldenBodies(t *testing.T) {
 	p := Payload{Epoch: 0x0102030405060708, Incarnation: 0x090a0b0c, Seq: 0x0d0e0f1011121314, Record: []byte("rec")}
 	golden(t, p.AppendTo(nil), "0807060504030201"+"0c0b0a09"+"00000000"+"14131211100f0e0d"+"726563")
-	require.Equal(t, p.AppendTo(nil), append(p.Header(), p.Record...))
+	require.Equal(t, p.AppendTo(nil), append(p.AppendHeader(nil), p.Record...))
 	gotP, err := DecodePayload(p.AppendTo(nil))
 	require.NoError(t, err)
 	require.Equal(t, p, gotP)

@@ -22,7 +22,7 @@ func TestRead(t *testing.T) {
 	for n := range 200 {
 		pieces := make([]Piece, 1+n%4)
 		for i := range pieces {
-			pieces[i] = Piece{Kind: KindPayload, Parts: [][]byte{Payload{Epoch: 1, Seq: uint64(n)}.Header(), bytes.Repeat([]byte{byte(n), byte(i)}, 1+n*37%5000)}}
+			pieces[i] = Piece{Kind: KindPayload, Parts: [][]byte{Payload{Epoch: 1, Seq: uint64(n)}.AppendHeader(nil), bytes.Repeat([]byte{byte(n), byte(i)}, 1+n*37%5000)}}
 		}
 		_, err := j.AppendAll(7, 8, pieces)
 		require.NoError(t, err)

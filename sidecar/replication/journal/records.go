@@ -72,10 +72,8 @@ func (p Payload) Kind() Kind {
 	return KindPayload
 }
 
-// Header returns the fixed part of p's body; p.Record follows it.
-func (p Payload) Header() []byte {
-	return p.appendHeader(make([]byte, 0, PayloadHeaderBytes+PlacementBytes*len(p.Placed)))
-}
+// AppendHeader appends the fixed part of p's body to dst; p.Record follows it.
+func (p Payload) AppendHeader(dst []byte) []byte { return p.appendHeader(dst) }
 
 // AppendTo appends p's body to dst.
 func (p Payload) AppendTo(dst []byte) []byte { return append(p.appendHeader(dst), p.Record...) }
