@@ -91,6 +91,7 @@ type Group struct {
 	salts     []byte       // what the file of salts has; nil: not known
 	installed record.Index // what a peer's state has brought: entries up to here are in the store
 	hollow    atomic.Bool  // the store is being replaced: nothing is applied
+	company   atomic.Bool  // the last commit woke several who waited
 	bodies    sync.Pool    // of *bodies, for writePayload
 	applying  sync.Mutex   // held while the store is in use by the apply loop, or being replaced; above mu
 }

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"errors"
+	"runtime"
 	"slices"
 
 	"github.com/remora-storage/remora/cachefs/record"
@@ -27,8 +28,12 @@ func (g *Group) waitPeers(seq record.Seq) (telemetry.SpanRef, error) {
 	case <-w.wake: // it was meant for who had it before
 	default:
 	}
-	if ref, done, err := g.look(w, false); done {
+	ref, done, err := g.look(w, false)
+	if done {
 		return ref, err
+	}
+	if g.company.Load() {
+		runtime.Gosched() // those who were woken with this one have their next records soon: one sync and one message serve all of them
 	}
 	g.disk.commitOrLeave()
 	for {
@@ -68,6 +73,7 @@ func (g *Group) look(w *waiter, tried bool) (ref telemetry.SpanRef, done bool, e
 // wakeReached wakes those whose record is accepted, or never will be. g.mu is held.
 func (g *Group) wakeReached() {
 	over := g.core.acceptance.Epoch > g.owner.Epoch
+	before := len(g.peers.waiters)
 	g.peers.waiters = slices.DeleteFunc(g.peers.waiters, func(w *waiter) bool {
 		if !over && !g.reached(w.seq) {
 			return false
@@ -75,6 +81,9 @@ func (g *Group) wakeReached() {
 		wake(w.wake)
 		return true
 	})
+	if woken := before - len(g.peers.waiters); woken > 0 {
+		g.company.Store(woken > 1)
+	}
 }
 
 // wakeAll has everybody who waits look again. g.mu is held.
