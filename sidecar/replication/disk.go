@@ -202,6 +202,9 @@ func (d *Disk) commitOrLeave() {
 	d.endLocked()
 }
 
+// large tells of a record whether it has content that is written once.
+func (d *Disk) large(bytes int64) bool { return d.cfg.PlaceBytes >= 0 && bytes >= d.cfg.PlaceBytes }
+
 // slowSync, in nanoseconds, is from when on a sync is left to the background by who has other frames to read.
 const slowSync = int64(2 * time.Millisecond)
 

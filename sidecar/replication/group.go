@@ -213,7 +213,12 @@ func (g *Group) Append(r *record.Record, span telemetry.SpanRef) error {
 	it.payload, it.span, it.since = from, span, telemetry.Now()
 	g.appendItem(it)
 	much := g.unaccepted > g.disk.cfg.MaxUnaccepted/4
-	g.mu.Unlock()
+	if g.peers != nil && g.disk.large(int64(r.DataBytes())) {
+		g.process() // on its way while the one before is being synced: peers would wait for it
+		g.unlock()
+	} else {
+		g.mu.Unlock()
+	}
 	g.disk.poke(much)
 	return nil
 }

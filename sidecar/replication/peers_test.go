@@ -47,6 +47,7 @@ type trio struct {
 	slow   chan struct{} // bulk requests are answered when it is closed; nil: at once
 	bare   uint64        // this node is given no content that it asks for
 	after  func(time.Duration, func())
+	wire   bool // frames are delivered as the transport does it
 }
 
 // node is a replica of a trio.
@@ -189,11 +190,17 @@ func (n *node) send(to uint64, kind uint8, parts ...[]byte) {
 	if c.tap != nil {
 		c.tap(letter{n.id, to, kind, bytes.Clone(body)})
 	}
+	wire := c.wire
 	select {
 	case peer.inbox <- func(g *replication.Group) {
-		if err := g.Receive(kind, n.id, body); err != nil {
+		receive, drained := g.Receive, func() {}
+		if wire {
+			receive, drained = g.Deliver, peer.disk.Commit
+		}
+		if err := receive(kind, n.id, body); err != nil {
 			c.t.Logf("from %d to %d: %v", n.id, to, err)
 		}
+		drained()
 	}:
 	default:
 	}

@@ -221,10 +221,13 @@ func (g *Group) Receive(kind uint8, from uint64, body []byte) error {
 }
 
 // Deliver is Receive for who calls Disk.Commit when no more frames are there to be delivered: one sync serves all of them, in the
-// goroutine that brought them.
+// goroutine that brought them. What takes long to be synced is left to the background: the goroutine has the next frame to read.
 func (g *Group) Deliver(kind uint8, from uint64, body []byte) error {
 	owes, err := g.take(kind, from, body)
-	if owes && !g.disk.owed.Swap(true) {
+	switch {
+	case owes && g.disk.large(int64(len(body))):
+		g.disk.poke(true)
+	case owes && !g.disk.owed.Swap(true):
 		g.disk.poke(false) // whatever becomes of the caller
 	}
 	return err
