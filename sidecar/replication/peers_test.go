@@ -39,13 +39,14 @@ type trio struct {
 	object []replication.Member // what the Volume object says
 	at     uint64
 	filled map[uint64]bool
-	copies int           // 0: three
-	tick   time.Duration // 0: 10 ms
-	log    int64         // bytes of the log that are kept for those who are away; 0: 16 MiB
-	tap    func(letter)  // sees every frame that arrives; nil: nobody does
-	keep   int64         // bytes that a witness keeps for a member that is away; 0: 256 MiB
-	slow   chan struct{} // bulk requests are answered when it is closed; nil: at once
-	bare   uint64        // this node is given no content that it asks for
+	copies int                 // 0: three
+	tick   time.Duration       // 0: 10 ms
+	log    int64               // bytes of the log that are kept for those who are away; 0: 16 MiB
+	forge  func(letter) []byte // what arrives of a frame instead; nil: what was sent
+	tap    func(letter)        // sees every frame that arrives; nil: nobody does
+	keep   int64               // bytes that a witness keeps for a member that is away; 0: 256 MiB
+	slow   chan struct{}       // bulk requests are answered when it is closed; nil: at once
+	bare   uint64              // this node is given no content that it asks for
 	after  func(time.Duration, func())
 	wire   bool // frames are delivered as the transport does it
 }
@@ -186,6 +187,9 @@ func (n *node) send(to uint64, kind uint8, parts ...[]byte) {
 	peer := c.nodes[to]
 	if n.dead || peer == nil || peer.inbox == nil || c.cut[[2]uint64{n.id, to}] {
 		return
+	}
+	if c.forge != nil {
+		body = c.forge(letter{n.id, to, kind, body})
 	}
 	if c.tap != nil {
 		c.tap(letter{n.id, to, kind, bytes.Clone(body)})

@@ -25,6 +25,9 @@ type room struct {
 	peer map[uint64]told // guarded by Group.mu
 	// least is what there is of the least, as the leader has said.
 	least told
+	// asks is the leader that has said so: it is told what there is here. Others are of an older version, and Raft's library of then dies of
+	// an answer to a heartbeat that has a context which it does not know.
+	asks uint64 // guarded by Group.mu
 	// taken are the bytes that Room has admitted, and at those of the last ticks: a peer that said what it has did not have these yet.
 	taken int64 // guarded by Group.mu
 	at    [roomTicks]int64
@@ -93,7 +96,7 @@ func (p *peers) tellRoom(m *pb.Message) {
 	le := binary.LittleEndian
 	switch m.Type {
 	case pb.MsgHeartbeatResp:
-		if len(m.Context) == 0 {
+		if len(m.Context) == 0 && m.To == p.room.asks {
 			m.Context = le.AppendUint64(make([]byte, 0, 8), uint64(p.room.own.Load()))
 		}
 	case pb.MsgHeartbeat:
@@ -112,7 +115,10 @@ func (p *peers) hearRoom(m *pb.Message) {
 	case m.Type == pb.MsgHeartbeatResp && at == 8:
 		p.room.peer[m.From] = toldRoom(m.Context, m.From, p.ticks)
 		m.Context = nil
-	case m.Type == pb.MsgHeartbeat && at >= 16:
+	case m.Type == pb.MsgHeartbeat && at < 16:
+		p.room.asks = 0
+	case m.Type == pb.MsgHeartbeat:
+		p.room.asks = m.From
 		p.room.least = toldRoom(m.Context[at-16:], binary.LittleEndian.Uint64(m.Context[at-8:]), p.ticks)
 		m.Context = m.Context[:at-16]
 	}

@@ -1,6 +1,8 @@
 package replication_test
 
 import (
+	"encoding/binary"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -8,10 +10,12 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/raft/v3/raftpb"
 
 	"github.com/remora-storage/remora/cachefs"
 	"github.com/remora-storage/remora/cachefs/meta"
 	"github.com/remora-storage/remora/disk"
+	"github.com/remora-storage/remora/sidecar/replication"
 )
 
 // nearlyFull is a disk that says how much is free.
@@ -65,4 +69,69 @@ func TestRoomAtPeers(t *testing.T) {
 		require.Eventually(t, func() bool { st := n.fs1.Statfs(); return st.Avail == st.Size-st.Used }, time.Minute, 10*time.Millisecond, "the volume's limit is less")
 	}
 	c.agree()
+}
+
+// TestOlderLeader: a leader that says nothing of room in its heartbeats is told nothing, for it would die of that; nor does what a newer one may
+// add come back to it.
+func TestOlderLeader(t *testing.T) {
+	var mu sync.Mutex
+	extra, answers, told, echoed := -1, 0, 0, 0
+	set := func(n int) { mu.Lock(); extra, answers, told, echoed = n, 0, 0, 0; mu.Unlock() }
+	c := newTrio(t, 1, 2, 3)
+	c.mu.Lock()
+	c.forge = func(l letter) []byte {
+		if l.kind != replication.FrameRaft {
+			return l.body
+		}
+		var m pb.Message
+		size := binary.LittleEndian.Uint32(l.body)
+		require.NoError(t, m.Unmarshal(l.body[4:4+size]))
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case m.Type == pb.MsgHeartbeatResp:
+			answers++
+			told += gauge(len(m.Context) == 8)
+			echoed += gauge(len(m.Context) > 8)
+			return l.body
+		case m.Type != pb.MsgHeartbeat || extra < 0:
+			return l.body
+		case extra == 0: // as before there was any
+			m.Context = nil
+		default: // of a newer version, in front
+			m.Context = append(make([]byte, extra), m.Context...)
+		}
+		b, err := m.Marshal()
+		require.NoError(t, err)
+		return append(binary.LittleEndian.AppendUint32(nil, uint32(len(b))), b...)
+	}
+	c.mu.Unlock()
+	n := c.nodes[1]
+	n.own(true)
+	n.file("first", 300_000)
+	seen := func(ok func() bool) {
+		require.Eventually(t, func() bool { mu.Lock(); defer mu.Unlock(); return answers > 20 && ok() }, time.Minute, time.Millisecond)
+	}
+	seen(func() bool { return told > 0 })
+	for _, n := range []int{0, 5} {
+		set(n)
+		seen(func() bool { return true }) // those under way among them
+		set(n)
+		seen(func() bool { return true })
+		mu.Lock()
+		nobody, room := echoed, told
+		mu.Unlock()
+		require.Zero(t, nobody)
+		require.Equal(t, n != 0, room > 0, "%d answers with the room", room)
+	}
+	set(-1)
+	n.file("second", 300_000)
+	c.agree()
+}
+
+func gauge(yes bool) int {
+	if yes {
+		return 1
+	}
+	return 0
 }

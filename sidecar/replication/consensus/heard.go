@@ -46,8 +46,12 @@ func (c *Core) hear(m *pb.Message) {
 	case pb.MsgApp:
 	case pb.MsgHeartbeat:
 		if len(m.Context) == commitBytes {
-			commit, m.Context = binary.LittleEndian.Uint64(m.Context), nil
+			commit = binary.LittleEndian.Uint64(m.Context)
 		}
+		m.Context = nil // what a newer version may have added means nothing here, and Raft would send it back
+	case pb.MsgHeartbeatResp:
+		m.Context = nil // Raft would look for a question of its own that it answers
+		return
 	case pb.MsgVote, pb.MsgPreVote:
 		c.asked[m.From] = m.Index
 		return
