@@ -14,6 +14,7 @@ import (
 type arena struct {
 	file   disk.File
 	direct disk.File // the same, for whoever does not wait when the disk is full
+	past   *disk.Past // the same, past the page cache
 	freed  []freed
 
 	cleaning sync.Mutex // held while a slot is punched before its first use: nobody may write to it meanwhile; above mu
@@ -50,6 +51,7 @@ func openArena(fs disk.FS, path string, used []uint32) (*arena, error) {
 	if p, ok := f.(*patientFile); ok {
 		a.direct = p.File
 	}
+	a.past = disk.OpenPast(f)
 	a.next = uint32((info.Size() + record.ChunkSize - 1) / record.ChunkSize)
 	taken := make(map[uint32]bool, len(used))
 	for _, s := range used {
@@ -173,7 +175,14 @@ func (a *arena) place(slot, block uint32, data []byte) error {
 	if err := a.clean(a.direct, slot); err != nil {
 		return err
 	}
-	for done := 0; done < len(data); done += placeBytes {
+	done := 0
+	if len(data) == record.ChunkSize { // nobody else writes to this slot, or reads it, before the record is applied: see disk.Past
+		var err error
+		if done, err = a.past.WriteAt(data, offset(slot, block)); err != nil {
+			return fmt.Errorf("write arena slot %d: %w", slot, err)
+		}
+	}
+	for ; done < len(data); done += placeBytes {
 		if _, err := a.direct.WriteAt(data[done:min(len(data), done+placeBytes)], offset(slot, block)+int64(done)); err != nil {
 			return fmt.Errorf("write arena slot %d block %d: %w", slot, block, err)
 		}
@@ -241,4 +250,4 @@ func (a *arena) sync() error {
 	return nil
 }
 
-func (a *arena) close() error { return a.file.Close() }
+func (a *arena) close() error { return errors.Join(a.past.Close(), a.file.Close()) }
