@@ -180,3 +180,34 @@ func (i *instance) nodesOf(pod string) (nodes []string) {
 	}
 	return nodes
 }
+
+// TestEndsWithoutAMajority: a sidecar that is to end while programs wait for a majority ends soon, and the next process answers them.
+func TestEndsWithoutAMajority(t *testing.T) {
+	t.Parallel()
+	i := threeCopies(t)
+	i.inSync("db-0")
+	l := i.ledger("db-0")
+	l.acknowledged(50)
+	for _, p := range i.status().Pods {
+		if len(p.Volumes) == 0 {
+			i.signal(p, syscall.SIGSTOP)
+			t.Cleanup(func() { i.signal(p, syscall.SIGCONT) })
+		}
+	}
+	require.Eventually(t, func() bool {
+		out := i.program("", nil, programs.Remora, "status", "--dir", i.dir).run(time.Minute)
+		return strings.Contains(out, "no leader: changes wait")
+	}, startLimit, 50*time.Millisecond)
+	pid := i.served("db-0", 0)
+	require.NoError(t, syscall.Kill(pid, syscall.SIGTERM))
+	require.Eventually(t, func() bool { return syscall.Kill(pid, 0) != nil }, startLimit, 10*time.Millisecond)
+	i.logged("db-0", "requests are left to the next process")
+	for _, p := range i.status().Pods {
+		if len(p.Volumes) == 0 && p.PID != nil {
+			i.signal(p, syscall.SIGCONT)
+		}
+	}
+	l.acknowledged(50) // no error on the way
+	l.check()
+	i.inSync("db-0")
+}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/remora-storage/remora/api/v1alpha1"
@@ -23,6 +24,7 @@ type hosted struct {
 	witness bool
 	path    string        // its directory
 	done    chan struct{} // closed when it is open, or has failed
+	left    atomic.Bool   // to the end of the process: its owner has requests under way that cannot be answered
 
 	mu      sync.Mutex
 	group   hostedGroup // set when it is open
@@ -241,7 +243,7 @@ func (r *hosted) status() memberStatus {
 func (r *hosted) close() error {
 	<-r.done
 	group := r.open()
-	if group == nil {
+	if group == nil || r.left.Load() {
 		return nil
 	}
 	return group.Close(context.Background())

@@ -138,11 +138,16 @@ func unlessAsked(ctx context.Context) error {
 // short.
 func (s *sidecar) close() error {
 	var errs []error
+	left := false
 	for _, v := range s.volumes {
 		errs = append(errs, v.close())
+		left = left || v.left
 	}
 	if s.host != nil {
 		errs = append(errs, s.host.close())
+	}
+	if left { // its group still writes
+		return errors.Join(errs...)
 	}
 	return errors.Join(append(errs, s.disks.close())...)
 }

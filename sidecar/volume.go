@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/remora-storage/remora/api/v1alpha1"
 	"github.com/remora-storage/remora/cachefs"
@@ -46,6 +47,8 @@ type volume struct {
 	mu    sync.Mutex
 	state string // one of status's
 	ready bool   // group and fs are set and stay
+
+	left bool // by close: requests are under way, and everything stays open
 }
 
 // volumeLog is the volume's group, as its owner uses it.
@@ -290,10 +293,16 @@ func (v *volume) wait(ctx context.Context) error {
 	}
 }
 
-// close ends what is open, in the order of dependence.
+// close ends what is open, in the order of dependence. Where requests cannot be answered in time it leaves all open, for the process to end as
+// if it were killed: the kernel keeps the requests for the next process. To close the group would answer them with errors.
 func (v *volume) close() error {
-	if v.session != nil {
-		v.session.Stop()
+	if v.session != nil && !v.answerAll() {
+		v.left = true
+		if v.hosted != nil {
+			v.hosted.left.Store(true)
+		}
+		v.setState(status.Offline)
+		return nil
 	}
 	if v.fs != nil {
 		v.fs.Close()
@@ -305,4 +314,49 @@ func (v *volume) close() error {
 	v.setState(status.Offline)
 	// The descriptor stays open until the process ends: workers may still be in a read.
 	return err
+}
+
+// How long a process that ends waits for the requests that it has read.
+const (
+	answerTime = 5 * time.Second
+	// leaderlessTime is for a group without a leader: no majority of it is there, or one is just being elected.
+	leaderlessTime = time.Second
+)
+
+// answerAll stops the session; false if requests are under way that are not answered in time, as an fsync without a majority.
+func (v *volume) answerAll() bool {
+	stopped := make(chan struct{})
+	go func() { // ends with the process, if not before
+		v.session.Stop()
+		close(stopped)
+	}()
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	start := time.Now()
+	led := start // when there was a leader last
+	for said := false; ; {
+		select {
+		case <-stopped:
+			return true
+		case <-look.C:
+		}
+		leader := v.hasLeader()
+		if leader {
+			led = time.Now()
+		}
+		if time.Since(start) > answerTime || time.Since(led) > leaderlessTime {
+			v.s.cfg.Logger.Warn("requests are left to the next process: they cannot be answered now", "volume", v.object.Name, "leader", leader, "waited", time.Since(start))
+			return false
+		}
+		if !said && time.Since(start) > leaderlessTime/4 {
+			said = true
+			v.s.cfg.Logger.Info("ending: waiting until the requests that were read are answered", "volume", v.object.Name, "leader", leader, "limit", answerTime)
+		}
+	}
+}
+
+// hasLeader tells whether the volume's group knows a leader. One that is alone needs none.
+func (v *volume) hasLeader() bool {
+	of := v.group.Status().Group
+	return of == nil || of.Leader != 0
 }
