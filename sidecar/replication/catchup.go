@@ -210,12 +210,16 @@ func (g *Group) learn(state consensus.State) error {
 }
 
 // handOver hands leadership to one who can do what this replica cannot while its state is being replaced: apply, and bring others up to date.
-// That is a witness, if it has more than everybody with content: what is in our arena we cannot send without a state (seed 530).
+// That is a witness, if it has more than everybody with content: what is in our arena we cannot send without a state (seed 530). Where somebody
+// needs just that, nobody comes to have all of our log, and what is in it alone nobody has committed: then the others lead without it (seed 80021361).
 func (g *Group) handOver() {
 	g.mu.Lock()
 	defer g.unlock()
 	p := g.peers
 	s := p.core.Status()
+	if p.stuck && g.askOthers(&s) {
+		return
+	}
 	witness, most := uint64(0), uint64(0)
 	for _, id := range slices.Concat(s.Voters, s.Outgoing) {
 		switch peer := s.Peers[id]; {
@@ -232,6 +236,21 @@ func (g *Group) handOver() {
 		return
 	}
 	g.giveLead(func(uint64) bool { return true })
+}
+
+// askOthers asks the next voter that is there to ask to lead, and tells whether there is one: who may, the others know. Not where one has all of
+// our log, or where nobody else is there. g.mu is held.
+func (g *Group) askOthers(s *consensus.Status) bool {
+	p := g.peers
+	others := slices.DeleteFunc(slices.Concat(s.Voters, s.Outgoing), func(id uint64) bool { return id == s.ID || !s.Peers[id].Active })
+	if len(others) == 0 || slices.ContainsFunc(others, func(id uint64) bool { return s.Peers[id].Match >= s.Last }) {
+		return false
+	}
+	p.stuck = false
+	p.core.Ask(others[p.asks%len(others)])
+	p.asks++
+	g.process()
+	return true
 }
 
 // found takes over from the leader who the founders are. The leader's group has committed nothing that it knows of, so there is no state to

@@ -99,6 +99,8 @@ type peers struct {
 	waiters       []*waiter           // in Wait
 	idle          sync.Pool           // of *waiter
 	room          room
+	stuck         bool                       // a peer needs what this replica cannot give while its state is being replaced
+	asks          int                        // how often it has asked others to lead for that
 	copying       bool                       // a copy of the state is to be fetched, or being installed
 	frames        frames                     // scratch of writeEntries
 	writes        []consensus.Write          // what backlog is made in

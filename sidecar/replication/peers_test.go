@@ -373,6 +373,11 @@ func (w testWriter) Write(b []byte) (int, error) {
 
 // file writes a file and syncs it.
 func (n *node) file(name string, size int) {
+	n.unsynced(name, size)
+	require.NoError(n.trio.t, n.fs1.Sync(n.trio.t.Context(), &cachefs.Caller{}))
+}
+
+func (n *node) unsynced(name string, size int) {
 	t := n.trio.t
 	caller := &cachefs.Caller{}
 	a, err := n.fs1.Create(caller, meta.Root, name, cachefs.Node{Mode: syscall.S_IFREG | 0o600})
@@ -382,7 +387,6 @@ func (n *node) file(name string, size int) {
 		_, err := n.fs1.Write(caller, a.Ino, uint64(off), content[off:min(size, off+1<<20)], false)
 		require.NoError(t, err)
 	}
-	require.NoError(t, n.fs1.Sync(t.Context(), caller))
 }
 
 func (n *node) check(name string, size int) {

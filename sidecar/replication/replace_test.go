@@ -229,3 +229,45 @@ func TestDamagedAfterACopy(t *testing.T) {
 	away.check("away-59", 4000)
 	away.check("behind", 1000)
 }
+
+// TestDamagedLeads: a replica has records in its log, and their content in its arena, that it has sent to nobody; then its metadata is damaged, and it
+// is elected, because it has most. It can give the others nothing of that without a state, and nobody gives a leader one: so it asks the others to
+// lead. It once led for ever (seed 80021361). What it has answered it proposes again, when it has a state.
+func TestDamagedLeads(t *testing.T) {
+	c := written(t)
+	n := c.nodes[1]
+	require.Eventually(t, func() bool {
+		n.group.Lead()
+		return n.group.Status().Group.Leads
+	}, time.Minute, 100*time.Millisecond)
+	c.mu.Lock()
+	for _, way := range [][2]uint64{{1, 2}, {1, 3}, {2, 3}, {3, 2}} {
+		c.cut[way] = true
+	}
+	c.mu.Unlock()
+	last := n.group.Status().Group.Last
+	n.unsynced("answered", 300_000) // in a slot of the arena
+	require.Eventually(t, func() bool { return n.group.Status().Group.Last >= last+2 }, time.Minute, time.Millisecond)
+	n.stop()
+	require.NotZero(t, n.rotMeta(""))
+	c.mu.Lock()
+	delete(c.cut, [2]uint64{1, 2})
+	delete(c.cut, [2]uint64{1, 3})
+	c.mu.Unlock()
+	n.start(nil)
+	require.Eventually(t, func() bool {
+		n.group.Lead()
+		return n.group.Status().Group.Leads
+	}, time.Minute, 100*time.Millisecond, "it has most")
+	require.True(t, n.group.Status().Hollow)
+	c.mu.Lock()
+	clear(c.cut)
+	c.mu.Unlock()
+	n.full()
+	require.True(t, n.group.Status().Replaced)
+	n.own(false)
+	n.check("large", 5<<20)
+	n.check("answered", 300_000)
+	n.file("after", 10_000)
+	c.agree()
+}

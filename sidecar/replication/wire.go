@@ -62,6 +62,7 @@ func (g *Group) sendRaft(to uint64, m *pb.Message) {
 			}
 			if err != nil {
 				g.cfg.Logger.Warn("a peer needs a record that is not here any more: it will be caught up by a copy", "err", err)
+				g.peers.stuck = g.hollow.Load()
 				g.forgetLog(func() { g.peers.core.Forget(min(m.Entries[n].Index, uint64(g.applied))) })
 				return
 			}

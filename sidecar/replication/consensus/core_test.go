@@ -335,3 +335,39 @@ func TestAnOwnerElsewhereIsToldAtOnce(t *testing.T) {
 		require.Equal(t, s, a.Last)
 	}
 }
+
+// TestAsk: who is asked leads if it has as much as a majority without the one that asks, however much that one has.
+func TestAsk(t *testing.T) {
+	for _, asked := range []string{"who has what is committed", "who lacks it"} {
+		t.Run(asked, func(t *testing.T) {
+			c := leading(t)
+			lead := c.cores[1]
+			c.append(0, 1)
+			c.settle()
+			to, may := lead.quick, true
+			if asked == "who lacks it" {
+				to, may = 5-to, false // what it is to get is held
+			} else {
+				lead.Tick() // it hears what is committed: a candidate that only hears it with a vote begins anew
+				c.ready(1)
+				c.settle()
+			}
+			c.append(1, 1)
+			c.wires = nil // the leader alone has it
+			c.settle()
+			last := lead.log.last()
+			lead.Ask(to)
+			c.ready(1)
+			c.settle()
+			require.Equal(t, may, c.cores[to].Leads())
+			require.False(t, lead.Leads())
+			if may {
+				require.Equal(t, last+1, c.cores[to].log.last(), "its own first entry is in that place, and behind it the record, which its owner has proposed again")
+				require.Equal(t, last+1, lead.log.last())
+			}
+			lead.Ask(to)
+			c.ready(1)
+			require.Empty(t, c.wires, "who does not lead asks nobody")
+		})
+	}
+}

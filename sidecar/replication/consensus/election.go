@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"go.etcd.io/raft/v3"
+	pb "go.etcd.io/raft/v3/raftpb"
 	"go.etcd.io/raft/v3/tracker"
 )
 
@@ -60,6 +61,13 @@ func patience(voters []uint64, id uint64) uint64 {
 
 // Transfer asks the leader, if this is it, to hand over to another voter.
 func (c *Core) Transfer(to uint64) { c.raw.TransferLeader(to) }
+
+// Ask has a voter ask to lead now, whatever it has: the others decide whether it may. For a leader that cannot give them what it has more.
+func (c *Core) Ask(to uint64) {
+	if c.leads {
+		c.out = append(c.out, Message{To: to, From: c.id, Raft: &pb.Message{Type: pb.MsgTimeoutNow, To: to, From: c.id, Term: c.term}})
+	}
+}
 
 // Transferring tells that this replica is to hand over, and waits until the other voter has all of its log to tell it so.
 func (c *Core) Transferring() bool {
