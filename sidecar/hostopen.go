@@ -129,9 +129,11 @@ func openGroup(_ context.Context, h *host, r *hosted, what opening) (hostedGroup
 		return transport.Header{Kind: kind, Group: group, From: uint64(r.id), To: to}
 	}
 	peers := &replication.PeersConfig{
-		Send: func(to uint64, kind uint8, parts ...[]byte) {
+		SendSummed: func(to uint64, kind uint8, sums []func(int) uint32, parts ...[]byte) {
 			if addr := h.address(r.volume, to); addr != "" {
-				net.Queue(addr, header(kind, to), parts...)
+				head := header(kind, to)
+				head.Sums = sums
+				net.Queue(addr, head, parts...)
 			}
 		},
 		Flush: func(to uint64) {

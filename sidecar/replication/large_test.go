@@ -45,5 +45,6 @@ func TestLargeRecordsGoAtOnce(t *testing.T) {
 	}
 	require.NoError(t, n.fs1.Sync(t.Context(), caller))
 	require.GreaterOrEqual(t, atOnce, writes-2, "of %d records", writes)
+	require.Zero(t, c.unsummed.Load())
 	c.agree()
 }

@@ -31,6 +31,8 @@ type PeersConfig struct {
 	// Send hands a message to the transport. It never blocks, and may lose it. It copies the parts: they change when it has returned.
 	// Only those of 32 KiB and more behind the first are content that never changes, and need no copy.
 	Send func(to uint64, kind uint8, parts ...[]byte)
+	// SendSummed, if it is set, is called in place of Send: sums are the CRC32C of each 4 KiB of parts that are whole blocks, where they are known.
+	SendSummed func(to uint64, kind uint8, sums []func(block int) uint32, parts ...[]byte)
 	// Flush, if it is set, is called soon after one or more calls of Send, without locks: until then what was sent may be kept together.
 	// It never blocks either.
 	Flush func(to uint64)
@@ -176,7 +178,11 @@ func (g *Group) unlock() {
 
 // sendTo hands a frame to the transport. g.mu is held, and given back by unlock.
 func (p *peers) sendTo(to uint64, kind uint8, parts ...[]byte) {
-	p.cfg.Send(to, kind, parts...)
+	if p.cfg.SendSummed != nil {
+		p.cfg.SendSummed(to, kind, p.body.sums[:min(len(p.body.sums), len(parts))], parts...)
+	} else {
+		p.cfg.Send(to, kind, parts...)
+	}
 	if !slices.Contains(p.unsent, to) {
 		p.unsent = append(p.unsent, to)
 	}

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -36,19 +37,20 @@ type trio struct {
 	nodes map[uint64]*node
 	cut   map[[2]uint64]bool // from, to
 
-	object []replication.Member // what the Volume object says
-	at     uint64
-	filled map[uint64]bool
-	copies int                 // 0: three
-	tick   time.Duration       // 0: 10 ms
-	log    int64               // bytes of the log that are kept for those who are away; 0: 16 MiB
-	forge  func(letter) []byte // what arrives of a frame instead; nil: what was sent
-	tap    func(letter)        // sees every frame that arrives; nil: nobody does
-	keep   int64               // bytes that a witness keeps for a member that is away; 0: 256 MiB
-	slow   chan struct{}       // bulk requests are answered when it is closed; nil: at once
-	bare   uint64              // this node is given no content that it asks for
-	after  func(time.Duration, func())
-	wire   bool // frames are delivered as the transport does it
+	object   []replication.Member // what the Volume object says
+	at       uint64
+	filled   map[uint64]bool
+	copies   int                 // 0: three
+	tick     time.Duration       // 0: 10 ms
+	log      int64               // bytes of the log that are kept for those who are away; 0: 16 MiB
+	forge    func(letter) []byte // what arrives of a frame instead; nil: what was sent
+	tap      func(letter)        // sees every frame that arrives; nil: nobody does
+	keep     int64               // bytes that a witness keeps for a member that is away; 0: 256 MiB
+	slow     chan struct{}       // bulk requests are answered when it is closed; nil: at once
+	bare     uint64              // this node is given no content that it asks for
+	after    func(time.Duration, func())
+	unsummed atomic.Int64 // parts of much content whose checksums are not known
+	wire     bool         // frames are delivered as the transport does it
 }
 
 // node is a replica of a trio.
@@ -127,7 +129,7 @@ func (n *node) tryStart(founders []uint64) error {
 	r, err := dir.OpenReplica(diskdir.ID(n.id))
 	require.NoError(t, err)
 	inbox := make(chan func(*replication.Group), 4096)
-	peers := &replication.PeersConfig{Founders: founders, Tick: cmp.Or(n.trio.tick, 10*time.Millisecond), Send: n.send, Fetch: n.fetch, Members: n.trio.members, Copies: n.trio.wanted, Node: func(id uint64) string { return fmt.Sprintf("node-%d", id) },
+	peers := &replication.PeersConfig{Founders: founders, Tick: cmp.Or(n.trio.tick, 10*time.Millisecond), SendSummed: n.sendSummed, Fetch: n.fetch, Members: n.trio.members, Copies: n.trio.wanted, Node: func(id uint64) string { return fmt.Sprintf("node-%d", id) },
 		Changed: n.trio.changed, LogBytes: n.trio.log, KeepBytes: n.trio.keep, Witness: n.trio.isWitness(n.id), After: n.trio.after}
 	if peers.Witness {
 		n.keys = nil
@@ -177,6 +179,23 @@ func (n *node) crash() {
 	after := n.fs.(*vfs.MemFS).CrashClone(vfs.CrashCloneCfg{})
 	n.stop()
 	n.fs = after
+}
+
+// sendSummed is send that looks at the checksums, too: a frame of which they are wrong ends the connection to the peer.
+func (n *node) sendSummed(to uint64, kind uint8, sums []func(int) uint32, parts ...[]byte) {
+	for i, p := range parts {
+		if i < len(sums) && sums[i] != nil {
+			for k := range len(p) / record.BlockSize {
+				if record.Checksum(p[k*record.BlockSize:][:record.BlockSize]) != sums[i](k) {
+					n.trio.t.Errorf("the checksum of block %d of part %d of a frame of kind %d is wrong", k, i, kind) // under locks: the test goes on
+					break
+				}
+			}
+		} else if len(p) > 1<<19 {
+			n.trio.unsummed.Add(1)
+		}
+	}
+	n.send(to, kind, parts...)
 }
 
 func (n *node) send(to uint64, kind uint8, parts ...[]byte) {

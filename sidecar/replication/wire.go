@@ -128,14 +128,26 @@ func (g *Group) sendPropose(to uint64, p *consensus.Propose) {
 
 // body is a frame's that is being put together. What it is made of is used again for the next one.
 type body struct {
-	parts [][]byte // the first is the message
-	bytes []byte   // heads; parts point into it, or into what it was before it grew
+	parts [][]byte                 // the first is the message
+	sums  []func(block int) uint32 // of parts that are content; may be shorter
+	bytes []byte                   // heads; parts point into it, or into what it was before it grew
 }
 
 // begin lets go of the frame before.
 func (b *body) begin() {
 	clear(b.parts)
+	clear(b.sums)
+	b.sums = b.sums[:0]
 	b.parts, b.bytes = append(b.parts[:0], nil), b.bytes[:0]
+}
+
+// content adds blocks, whose checksums their seals have.
+func (b *body) content(data []byte, seals []record.Seal) {
+	for len(b.sums) < len(b.parts) {
+		b.sums = append(b.sums, nil)
+	}
+	b.sums = append(b.sums[:len(b.parts)], func(block int) uint32 { return seals[block].CRC })
+	b.parts = append(b.parts, data)
 }
 
 // head returns room for n bytes.
@@ -183,7 +195,7 @@ func (g *Group) parts(n record.Name) (size int, err error) {
 		}
 		size += len(data)
 		if len(data) > 0 {
-			b.parts = append(b.parts, data)
+			b.content(data, o.Seals)
 		}
 	}
 	head := b.head(8 + 4*fresh)

@@ -36,7 +36,7 @@ func (e *echo) Receive(_ Identity, f Frame) {
 		e.back <- struct{}{}
 		return
 	}
-	e.t.Send(e.to, Header{2, f.Group, f.To, f.From})
+	e.t.Send(e.to, Header{2, f.Group, f.To, f.From, nil})
 }
 
 func (e *echo) Bulk(context.Context, Identity, Request, io.Writer) error { return nil }
@@ -49,7 +49,7 @@ func benchTransport(b *testing.B, depth int) {
 	far.t, far.to = y.Transport, x.Addr()
 	body := make([]byte, 4096)
 	trip(b, depth, func() {
-		if !x.Send(y.Addr(), Header{1, 7, 1, 2}, body) {
+		if !x.Send(y.Addr(), Header{1, 7, 1, 2, nil}, body) {
 			b.Error("dropped")
 		}
 	}, func() { <-near.back })

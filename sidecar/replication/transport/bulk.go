@@ -145,7 +145,7 @@ func (a *answerReader) first() error {
 	if err := a.t.cfg.Handler.Authorize(a.c.peer, r.Group, r.To, r.From); err != nil {
 		return &refusal{"not_a_member", fmt.Errorf("%s is there now: %w", a.c.peer, err)}
 	}
-	if err := a.c.write(appendFrame(nil, Header{r.Kind, r.Group, r.From, r.To}, r.Body)); err != nil {
+	if err := a.c.write(appendFrame(nil, Header{r.Kind, r.Group, r.From, r.To, nil}, r.Body)); err != nil {
 		return err
 	}
 	return a.next()

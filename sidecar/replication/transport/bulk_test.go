@@ -40,7 +40,7 @@ func TestBulkBroken(t *testing.T) {
 		crc := crcOf([]byte(of))
 		return string([]byte{byte(n), 0, 0, 0, 0, 0, 0, 0, byte(crc), byte(crc >> 8), byte(crc >> 16), byte(crc >> 24), 0, 0, 0, 0})
 	}
-	other := appendFrame(nil, Header{kindData, 8, 2, 1}, []byte("other"))
+	other := appendFrame(nil, Header{kindData, 8, 2, 1, nil}, []byte("other"))
 	part := frame(kindData, "part")
 	bad := bytes.Clone(part)
 	bad[headerBytes] ^= 1
@@ -60,7 +60,7 @@ func TestBulkBroken(t *testing.T) {
 		"another's answer":   {[][]byte{other}, "another request"},
 		"a frame":            {[][]byte{frame(5, "")}, "not expected"},
 		"bad part":           {[][]byte{bad}, "checksum"},
-		"long part":          {[][]byte{appendHeader(nil, Header{kindData, 7, 2, 1}, partBytes+1, 0)}, "allowed: 65536"},
+		"long part":          {[][]byte{appendHeader(nil, Header{kindData, 7, 2, 1, nil}, partBytes+1, 0)}, "allowed: 65536"},
 		"noise":              {[][]byte{bytes.Repeat([]byte("noise"), 30)}, "no frame of Remora"},
 		"bye":                {[][]byte{part, frame(kindBye, "no\nmore")}, "no more"},
 		"failed":             {[][]byte{part, frame(kindFailed, "\x07\x00\x00\x00it is gone")}, "it is gone"},

@@ -20,6 +20,8 @@ type Identity = identity.Identity
 type Header struct {
 	Kind            uint8
 	Group, From, To uint64
+	// Sums are of the parts that are sent, where they are known; to send what is queued later nobody needs them.
+	Sums []Sum
 }
 
 // Frame is what Receive gets.

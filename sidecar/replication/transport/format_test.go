@@ -35,17 +35,17 @@ func TestGoldenBytes(t *testing.T) {
 
 // FuzzFrames: any bytes are frames or an error; what is read is what appendFrame writes; nothing is longer than allowed.
 func FuzzFrames(f *testing.F) {
-	f.Add(appendFrame(appendFrame(nil, Header{1, 7, 1, 2}, []byte("one")), Header{Kind: kindPing}), uint16(100))
-	f.Add(appendFrame(nil, Header{239, 1 << 63, 1, 2}, make([]byte, 200)), uint16(199))
-	f.Add(appendHeader(nil, Header{1, 7, 1, 2}, 1<<32-1, 0), uint16(65535))
+	f.Add(appendFrame(appendFrame(nil, Header{1, 7, 1, 2, nil}, []byte("one")), Header{Kind: kindPing}), uint16(100))
+	f.Add(appendFrame(nil, Header{239, 1 << 63, 1, 2, nil}, make([]byte, 200)), uint16(199))
+	f.Add(appendHeader(nil, Header{1, 7, 1, 2, nil}, 1<<32-1, 0), uint16(65535))
 	f.Fuzz(func(t *testing.T, b []byte, maxBody uint16) {
 		again := readAll(t, b, int(maxBody))
 		require.True(t, bytes.HasPrefix(b, again))
 
 		// The same bytes behind a header that verifies: the body's checksum alone is left to find them.
-		h := appendHeader(nil, Header{1, 7, 1, 2}, len(b), 0)
+		h := appendHeader(nil, Header{1, 7, 1, 2, nil}, len(b), 0)
 		require.Equal(t, len(b) == 0, len(readAll(t, append(h, b...), 1<<20)) > 0 || crcOf(b) == 0)
-		good := appendFrame(nil, Header{1, 7, 1, 2}, b)
+		good := appendFrame(nil, Header{1, 7, 1, 2, nil}, b)
 		require.Equal(t, len(b) <= int(maxBody), bytes.HasPrefix(readAll(t, good, int(maxBody)), good))
 	})
 }
@@ -72,11 +72,11 @@ func readAll(t *testing.T, b []byte, maxBody int) (again []byte) {
 
 // FuzzAnswer: whatever a peer sends in place of an answer, only a right trailer ends it well.
 func FuzzAnswer(f *testing.F) {
-	part := appendFrame(nil, Header{kindData, 7, 2, 1}, []byte("part"))
+	part := appendFrame(nil, Header{kindData, 7, 2, 1, nil}, []byte("part"))
 	le := binary.LittleEndian
 	trailer := le.AppendUint32(le.AppendUint32(le.AppendUint64(nil, 4), crcOf([]byte("part"))), 0)
-	f.Add(appendFrame(bytes.Clone(part), Header{kindEnd, 7, 2, 1}, trailer))
-	f.Add(appendFrame(bytes.Clone(part), Header{kindFailed, 7, 2, 1}, []byte("\x01\x00\x00\x00no")))
+	f.Add(appendFrame(bytes.Clone(part), Header{kindEnd, 7, 2, 1, nil}, trailer))
+	f.Add(appendFrame(bytes.Clone(part), Header{kindFailed, 7, 2, 1, nil}, []byte("\x01\x00\x00\x00no")))
 	f.Add(appendFrame(nil, Header{Kind: kindBye}, []byte("why\nnot")))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		a := &answerReader{t: &Transport{}, addr: "peer", ctx: t.Context(), request: ask,

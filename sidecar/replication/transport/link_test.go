@@ -33,7 +33,7 @@ func TestSlowReader(t *testing.T) {
 	refused := 0
 	for i := uint64(0); refused < 3; i++ {
 		binary.LittleEndian.PutUint64(body, i)
-		if a.Send(b.Addr(), Header{1, i, 1, 2}, body) {
+		if a.Send(b.Addr(), Header{1, i, 1, 2, nil}, body) {
 			taken, refused = append(taken, i), 0
 			runtime.Gosched()
 		} else {
@@ -56,17 +56,17 @@ func TestSlowReader(t *testing.T) {
 func TestPeerComesBack(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.peer("db-0"), w.peer("db-1")
-	require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 2}))
+	require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 2, nil}))
 	b.frames(t, 1)
 	require.NoError(t, b.Close())
 	eventually(t, "what is sent is dropped", func() bool {
-		a.Send(b.Addr(), Header{1, 7, 1, 2})
+		a.Send(b.Addr(), Header{1, 7, 1, 2, nil})
 		return a.count.dropped[dropUnreachable].Load() > 10
 	})
 	require.Less(t, a.count.dials.get("connect"), a.count.dropped[dropUnreachable].Load(), "not a connection for each frame")
 	again := w.peer("db-1", func(c *Config) { c.Listen = b.Addr() })
 	eventually(t, "and arrives again", func() bool {
-		a.Send(b.Addr(), Header{1, 7, 1, 2})
+		a.Send(b.Addr(), Header{1, 7, 1, 2, nil})
 		again.mu.Lock()
 		defer again.mu.Unlock()
 		return len(again.got) > 0
@@ -80,7 +80,7 @@ func TestHalfOpen(t *testing.T) {
 	t.Run("a server that answers no ping", func(t *testing.T) {
 		a := newWorldOf(t, w.ca).peer("db-0", short)
 		addr, got := fakeServer(t, clientConfig(w.issue(member("db-1")), protoFrames))
-		require.True(t, a.Send(addr, Header{1, 7, 1, 2}))
+		require.True(t, a.Send(addr, Header{1, 7, 1, 2, nil}))
 		require.GreaterOrEqual(t, len(<-got), headerBytes, "the frame, perhaps pings, and then we closed")
 		a.says(t, "nothing was heard")
 	})
@@ -106,7 +106,7 @@ func TestHalfOpen(t *testing.T) {
 		require.NoError(t, err)
 		defer l.Close()
 		a := newWorldOf(t, w.ca).peer("db-0", func(c *Config) { c.DialTimeout = 50 * time.Millisecond })
-		require.True(t, a.Send(l.Addr().String(), Header{1, 7, 1, 2}))
+		require.True(t, a.Send(l.Addr().String(), Header{1, 7, 1, 2, nil}))
 		eventually(t, "dropped", func() bool { return a.count.dropped[dropUnreachable].Load() == 1 })
 		require.EqualValues(t, 1, a.count.dials.get("timeout")+a.count.dials.get("connect")) // the latter on a busy machine
 	})
@@ -121,7 +121,7 @@ func isTimeout(err error) bool {
 func TestManyConnections(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.peer("db-0"), w.peer("db-1", func(c *Config) { c.MaxConns = 2 })
-	require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 2}))
+	require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 2, nil}))
 	b.frames(t, 1)
 	for range 4 {
 		c, err := net.Dial("tcp", b.Addr())
@@ -129,7 +129,7 @@ func TestManyConnections(t *testing.T) {
 		defer c.Close()
 	}
 	eventually(t, "refused", func() bool { return b.count.refused.get("too_many") == 3 })
-	require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 2}))
+	require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 2, nil}))
 	b.frames(t, 2)
 }
 
@@ -182,7 +182,7 @@ func TestRotationUnderLoad(t *testing.T) {
 				return
 			default:
 			}
-			if !a.Send(b.Addr(), Header{1, i, 1, 2}, []byte("0123456789")) {
+			if !a.Send(b.Addr(), Header{1, i, 1, 2, nil}, []byte("0123456789")) {
 				dropped.Add(1)
 			}
 		}
@@ -223,7 +223,7 @@ func TestNewConnectionWaitsForTheOld(t *testing.T) {
 	const n = 200
 	send := func(from uint64) {
 		for i := range uint64(n) {
-			require.True(t, a.Send(b.Addr(), Header{1, from + i, 1, 2}))
+			require.True(t, a.Send(b.Addr(), Header{1, from + i, 1, 2, nil}))
 		}
 	}
 	send(0)
@@ -256,10 +256,10 @@ func TestPeerIsGivenMoreVolumes(t *testing.T) {
 		}
 		return err
 	}
-	require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 2}))
+	require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 2, nil}))
 	b.frames(t, 1)
 	require.NoError(t, fetch(7))
-	a.Send(b.Addr(), Header{1, 8, 1, 2})
+	a.Send(b.Addr(), Header{1, 8, 1, 2, nil})
 	eventually(t, "refused", func() bool { return a.count.dropped[dropRefused].Load() > 0 })
 	require.ErrorContains(t, fetch(8), "no such volume")
 	require.NoError(t, fetch(7))
@@ -268,7 +268,7 @@ func TestPeerIsGivenMoreVolumes(t *testing.T) {
 	creds.renew()
 	require.NoError(t, fetch(8))
 	eventually(t, "sent", func() bool {
-		a.Send(b.Addr(), Header{1, 8, 1, 2})
+		a.Send(b.Addr(), Header{1, 8, 1, 2, nil})
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		return len(b.got) > 1
@@ -308,7 +308,7 @@ func TestPings(t *testing.T) {
 		}
 		pings <- nil
 	}()
-	require.True(t, a.Send(l.Addr().String(), Header{1, 7, 1, 2}))
+	require.True(t, a.Send(l.Addr().String(), Header{1, 7, 1, 2, nil}))
 	require.NoError(t, <-pings)
 }
 
@@ -324,7 +324,7 @@ func TestPong(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, Header{Kind: kindPong}, h)
 	}
-	_, err := conn.Write(appendFrame(nil, Header{1, 7, 1, 2}, make([]byte, pongEvery)))
+	_, err := conn.Write(appendFrame(nil, Header{1, 7, 1, 2, nil}, make([]byte, pongEvery)))
 	require.NoError(t, err)
 	h, err := r.next()
 	require.NoError(t, err, "and to much without a ping")
@@ -345,7 +345,7 @@ func TestExpiry(t *testing.T) {
 			credsA, cfgA := w.credentials("db-0", clockA.now)
 			credsB, cfgB := w.credentials("db-1", clockB.now)
 			a, b := w.peer("db-0", cfgA), w.peer("db-1", cfgB)
-			require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 2}))
+			require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 2, nil}))
 			b.frames(t, 1)
 			if late == "both" {
 				clockA.offset.Store(int64(2 * time.Hour))
@@ -356,7 +356,7 @@ func TestExpiry(t *testing.T) {
 			})
 			had := len(b.frames(t, 1))
 			eventually(t, "refused", func() bool {
-				a.Send(b.Addr(), Header{1, 7, 1, 2})
+				a.Send(b.Addr(), Header{1, 7, 1, 2, nil})
 				return a.count.dropped[dropUnreachable].Load() > 3
 			})
 			require.Len(t, b.frames(t, 1), had, "nothing arrived")
@@ -367,7 +367,7 @@ func TestExpiry(t *testing.T) {
 			credsA.renew()
 			credsB.renew()
 			eventually(t, "and again", func() bool {
-				a.Send(b.Addr(), Header{1, 7, 1, 2})
+				a.Send(b.Addr(), Header{1, 7, 1, 2, nil})
 				b.mu.Lock()
 				defer b.mu.Unlock()
 				return len(b.got) > had
@@ -390,7 +390,7 @@ func TestRootTakenAway(t *testing.T) {
 		}
 	})
 	a := w.peer("db-0", func(c *Config) { c.Tick = 2 * time.Millisecond })
-	require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 2}))
+	require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 2, nil}))
 	b.frames(t, 1)
 	gone.Store(true)
 	eventually(t, "refused", func() bool { return b.count.refused.get("unknown_authority") > 0 })
@@ -401,7 +401,7 @@ func TestIdleLinkIsForgotten(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.peer("db-0", func(c *Config) { c.IdleAfter, c.Tick = time.Millisecond, 2*time.Millisecond }), w.peer("db-1")
 	for i := range 3 {
-		require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 2}))
+		require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 2, nil}))
 		b.frames(t, i+1)
 		eventually(t, "forgotten", func() bool {
 			a.Transport.mu.RLock()
@@ -422,9 +422,9 @@ func TestNothingIsLeft(t *testing.T) {
 	defer l.Close()
 	release := b.holds(t)
 	for range 100 {
-		a.Send(b.Addr(), Header{1, 7, 1, 2}, make([]byte, 1<<20))
-		a.Send(l.Addr().String(), Header{1, 7, 1, 2})
-		a.Send("127.0.0.1:1", Header{1, 7, 1, 2})
+		a.Send(b.Addr(), Header{1, 7, 1, 2, nil}, make([]byte, 1<<20))
+		a.Send(l.Addr().String(), Header{1, 7, 1, 2, nil})
+		a.Send("127.0.0.1:1", Header{1, 7, 1, 2, nil})
 	}
 	b.bulk = func(_ context.Context, _ Request, w io.Writer) error { return endless(w) }
 	r, err := a.Transport.Bulk(t.Context(), b.Addr(), Request{1, 7, 1, 2, nil})
@@ -436,7 +436,7 @@ func TestNothingIsLeft(t *testing.T) {
 	release()
 	require.NoError(t, b.Close())
 	require.NoError(t, b.Close(), "a second Close does nothing")
-	require.False(t, a.Send(b.Addr(), Header{1, 7, 1, 2}))
+	require.False(t, a.Send(b.Addr(), Header{1, 7, 1, 2, nil}))
 	_, err = a.Transport.Bulk(t.Context(), b.Addr(), Request{1, 7, 1, 2, nil})
 	require.ErrorIs(t, err, ErrClosed)
 	_ = conn.Close()

@@ -56,11 +56,16 @@ func sharing(h Header, parts [][]byte) queued {
 	size, crc, copied := 0, uint32(0), headerBytes
 	for i, p := range parts {
 		size += len(p)
-		crc = crc32.Update(crc, castagnoli, p)
+		if i < len(h.Sums) && h.Sums[i] != nil {
+			crc = extend(crc, h.Sums[i], len(p)/sumBlock)
+		} else {
+			crc = crc32.Update(crc, castagnoli, p)
+		}
 		if i == 0 || len(p) < lentBytes {
 			copied += len(p)
 		}
 	}
+	h.Sums = nil // they are the caller's
 	b := appendHeader(make([]byte, 0, copied), h, size, crc)
 	f, at := queued{h: h}, 0
 	for i, p := range parts {
@@ -157,6 +162,7 @@ func (q *queue) append(h Header, size int, parts [][]byte) {
 	}
 	at := len(q.chunk)
 	q.chunk = appendFrame(q.chunk, h, parts...)
+	h.Sums = nil // likewise
 	q.frames = append(q.frames, queued{h: h, b: q.chunk[at:], chunk: q.chunks})
 }
 

@@ -78,7 +78,7 @@ func TestQueue(t *testing.T) {
 		}
 	}
 	for i := range 20000 {
-		h := Header{1, uint64(i), 1, 2}
+		h := Header{1, uint64(i), 1, 2, nil}
 		body := make([]byte, r.IntN(200))
 		if r.IntN(100) == 0 {
 			body = make([]byte, r.IntN(200<<10))
@@ -128,7 +128,7 @@ func TestLines(t *testing.T) {
 func TestMetrics(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.peer("db-0"), w.peer("db-1")
-	require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 2}, make([]byte, 1000)))
+	require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 2, nil}, make([]byte, 1000)))
 	b.frames(t, 1)
 	_, _ = rogue(t, b.Addr(), clientConfig(nil, protoFrames))
 	eventually(t, "refused", func() bool { return b.count.refused.get("handshake") == 1 })

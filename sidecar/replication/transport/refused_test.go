@@ -225,10 +225,10 @@ func TestNotAMember(t *testing.T) {
 		id Identity
 		h  Header
 	}{
-		"another volume's member": {Identity{Tenant: "shop", Pod: "web-0", Volumes: []string{"data-web-0"}}, Header{1, 7, 1, 2}},
-		"another group":           {member("db-0"), Header{1, 8, 1, 2}},
-		"another replica":         {member("db-0"), Header{1, 7, 3, 2}},
-		"to another":              {member("db-0"), Header{1, 7, 1, 3}},
+		"another volume's member": {Identity{Tenant: "shop", Pod: "web-0", Volumes: []string{"data-web-0"}}, Header{1, 7, 1, 2, nil}},
+		"another group":           {member("db-0"), Header{1, 8, 1, 2, nil}},
+		"another replica":         {member("db-0"), Header{1, 7, 3, 2, nil}},
+		"to another":              {member("db-0"), Header{1, 7, 1, 3, nil}},
 	} {
 		before := b.count.refused.get("not_a_member")
 		conn, r := w.dialAs(f.id, b.Addr(), protoBulk)
@@ -251,8 +251,8 @@ func TestNotAMember(t *testing.T) {
 	}
 	a := w.peer("db-0") // some of its frames are good, some are not: the good ones arrive, over one connection
 	for range 2 * maxRefused {
-		require.True(t, a.Send(b.Addr(), Header{1, 8, 1, 2}, make([]byte, 1000)))
-		require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 2}, []byte("the member")))
+		require.True(t, a.Send(b.Addr(), Header{1, 8, 1, 2, nil}, make([]byte, 1000)))
+		require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 2, nil}, []byte("the member")))
 	}
 	for _, f := range b.frames(t, 2*maxRefused) {
 		require.Equal(t, "the member", string(f.Body))
@@ -272,16 +272,16 @@ func TestWrongPodAtAnAddress(t *testing.T) {
 		return nil
 	}
 	stranger := w.peer("web-0")
-	a.Send(stranger.Addr(), Header{1, 7, 1, 2}, []byte("secret"))
+	a.Send(stranger.Addr(), Header{1, 7, 1, 2, nil}, []byte("secret"))
 	eventually(t, "dropped", func() bool { return a.count.dropped[dropRefused].Load() == 1 })
 	a.says(t, "may not have them")
 	_, err := a.Transport.Bulk(t.Context(), stranger.Addr(), Request{1, 7, 1, 2, []byte("secret")})
 	require.ErrorContains(t, err, "replica 2 is not there")
 
-	require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 3}, []byte("for another")))
-	require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 2}, []byte("for it")))
-	require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 3}, []byte("for another")))
-	require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 2}, []byte("again")))
+	require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 3, nil}, []byte("for another")))
+	require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 2, nil}, []byte("for it")))
+	require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 3, nil}, []byte("for another")))
+	require.True(t, a.Send(b.Addr(), Header{1, 7, 1, 2, nil}, []byte("again")))
 	got := b.frames(t, 2)
 	require.Equal(t, "for it", string(got[0].Body))
 	require.Equal(t, "again", string(got[1].Body))
@@ -298,7 +298,7 @@ func TestServersThatAreNotTrusted(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a := newWorldOf(t, w.ca).peer("db-0")
 			addr, got := fakeServer(t, c.config)
-			require.True(t, a.Send(addr, Header{1, 7, 1, 2}, []byte("secret")))
+			require.True(t, a.Send(addr, Header{1, 7, 1, 2, nil}, []byte("secret")))
 			eventually(t, "dropped", func() bool { return a.count.dropped[dropUnreachable].Load() == 1 })
 			require.NoError(t, a.Close())
 			require.Contains(t, a.log.String(), "peer cannot be reached")
