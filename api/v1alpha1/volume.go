@@ -1,6 +1,9 @@
 package v1alpha1
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+)
 
 // Phase is how far the life of a volume has come.
 type Phase string
@@ -71,6 +74,21 @@ func (v *Volume) Voters() int {
 		return v.Copies() + 1
 	}
 	return v.Copies()
+}
+
+// CheckWitness tells why the object may not follow another one: a witness goes with two copies, and comes and goes with the volume alone. was is of
+// generation 0 where there is none yet.
+func (v *Volume) CheckWitness(was *Volume) error {
+	const fix = "make a volume of another class, and copy the files"
+	switch {
+	case v.Witness != "" && v.Copies() != 2:
+		return fmt.Errorf("volume %s: %d copies and a witness: allowed with a witness: 2; %s", v.Name, v.Copies(), fix)
+	case was.Generation > 0 && was.Witness == "" && v.Witness != "":
+		return fmt.Errorf("volume %s: it was made without a witness, and gets none; %s", v.Name, fix)
+	case was.Witness != "" && v.Witness == "":
+		return fmt.Errorf("volume %s: it was made with a witness, and keeps it; %s", v.Name, fix)
+	}
+	return nil
 }
 
 // Have is how many copies the volume has: voters with content whose disks are not lost.

@@ -51,6 +51,41 @@ func TestWitnessIsNoCopy(t *testing.T) {
 	require.False(t, v.CanSpare("3"), "a majority would be lost")
 }
 
+// TestCheckWitness: two copies and a witness stay what they are; either may be on another node.
+func TestCheckWitness(t *testing.T) {
+	is := func(replicas int, witness string) *Volume {
+		return &Volume{Name: "v", Generation: 7, Replicas: replicas, Witness: witness}
+	}
+	none := &Volume{}
+	for _, c := range []struct {
+		was, now *Volume
+		refused  string
+	}{
+		{none, is(2, "c"), ""},
+		{none, is(3, ""), ""},
+		{none, is(0, ""), ""},
+		{none, is(3, "c"), "3 copies and a witness"},
+		{none, is(0, "c"), "1 copies and a witness"},
+		{is(2, "c"), is(2, "b"), ""},
+		{is(2, "c"), is(3, "c"), "allowed with a witness: 2"},
+		{is(2, "c"), is(1, "c"), "allowed with a witness: 2"},
+		{is(2, "c"), is(2, ""), "keeps it"},
+		{is(2, "c"), is(3, ""), "keeps it"},
+		{is(2, "c"), is(1, ""), "keeps it"},
+		{is(3, ""), is(2, "c"), "gets none"},
+		{is(1, ""), is(2, "c"), "gets none"},
+		{is(1, ""), is(3, ""), ""},
+		{is(3, ""), is(1, ""), ""},
+	} {
+		if err := c.now.CheckWitness(c.was); c.refused == "" {
+			require.NoError(t, err)
+		} else {
+			require.ErrorContains(t, err, c.refused)
+			require.ErrorContains(t, err, "copy the files", "what to do")
+		}
+	}
+}
+
 // TestWhoIsToLeaveIsNoOther: those who are to leave may have left already, and what was written since is with the one who stays.
 func TestWhoIsToLeaveIsNoOther(t *testing.T) {
 	v := Volume{Phase: VolumeReady, Replicas: 1, Grouped: true, Members: []Member{{Replica: "1", Role: RoleVoter}, {Replica: "2", Role: RoleLeaving},

@@ -87,6 +87,9 @@ func (f Files) Update(ctx context.Context, v v1alpha1.Volume) (v1alpha1.Volume, 
 	if old.Generation != v.Generation {
 		return v, fmt.Errorf("%w: %s is at generation %d, not %d", ErrConflict, v.Name, old.Generation, v.Generation)
 	}
+	if err := v.CheckWitness(&old); err != nil {
+		return v, err
+	}
 	v.Generation++
 	return v, f.write(v)
 }
