@@ -13,7 +13,7 @@ import (
 // arena is one sparse file of slots of record.ChunkSize bytes, one a blob.
 type arena struct {
 	file   disk.File
-	direct disk.File // the same, for whoever does not wait when the disk is full
+	direct disk.File  // the same, for whoever does not wait when the disk is full
 	past   *disk.Past // the same, past the page cache
 	freed  []freed
 

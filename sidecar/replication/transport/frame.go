@@ -129,7 +129,7 @@ func (r *frameReader) body(buf []byte) ([]byte, error) {
 		return buf[:0], nil
 	}
 	if cap(buf) < r.left {
-		buf = make([]byte, r.left)
+		buf = room(r.left)
 	}
 	buf = buf[:r.left]
 	if _, err := io.ReadFull(r.r, buf); err != nil {
@@ -139,6 +139,19 @@ func (r *frameReader) body(buf []byte) ([]byte, error) {
 		return nil, errBodyCRC
 	}
 	return buf, nil
+}
+
+// page is what Go aligns large memory to, at least.
+const page = 4 << 10
+
+// room is memory for n bytes. Where they are many, it ends with a page: whole blocks at the end of a frame are aligned then, as a disk needs
+// them that is written past the page cache.
+func room(n int) []byte {
+	if n < chunkBytes {
+		return make([]byte, n)
+	}
+	whole := (n + page - 1) / page * page
+	return make([]byte, whole)[whole-n:]
 }
 
 // text reads a body that is text for people, of a peer that may write anything.

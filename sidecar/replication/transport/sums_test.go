@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 )
@@ -38,5 +39,16 @@ func TestSums(t *testing.T) {
 		}
 		require.Equal(t, frame(nil), frame([]Sum{nil, nil, sum, nil, sum}))
 		require.Equal(t, frame(nil), frame([]Sum{nil, nil, sum}), "the rest is not known")
+	}
+}
+
+// TestRoom: what a large frame ends with can be written past the page cache as it is.
+func TestRoom(t *testing.T) {
+	for _, n := range []int{0, 1, 100, chunkBytes, chunkBytes + 1, 1<<20 + 12345, 4 << 20} {
+		b := room(n)
+		require.Len(t, b, n)
+		if n >= chunkBytes {
+			require.Zero(t, (uintptr(unsafe.Pointer(&b[0]))+uintptr(n))%page, "%d bytes", n)
+		}
 	}
 }
