@@ -42,7 +42,8 @@ type host struct {
 	kick  chan struct{} // look now
 	ended chan error    // why the process shall end
 
-	forgot time.Time // by poll alone
+	forgot  time.Time  // by poll alone
+	joining sync.Mutex // held by join, over the making of a replica; above mu
 
 	mu      sync.Mutex
 	net     network                                   // nil until the first replica is here

@@ -234,6 +234,56 @@ func TestAReplicaIsMadeOnce(t *testing.T) {
 	}
 }
 
+// racing is an authority at which somebody else is faster, once.
+type racing struct {
+	authority.Files
+	first func()
+}
+
+func (r *racing) Update(ctx context.Context, v v1alpha1.Volume) (v1alpha1.Volume, error) {
+	if first := r.first; first != nil {
+		r.first = nil
+		first()
+	}
+	return r.Files.Update(ctx, v)
+}
+
+// TestAReplicaThatIsNotWantedGoesAgain: two join for one place, and one of them loses. No directory stays that nobody knows.
+func TestAReplicaThatIsNotWantedGoesAgain(t *testing.T) {
+	d := newTenant(t)
+	owner, b, c := d.three()
+	d.ready()
+	replicas := func(node string) (names []string) {
+		list, err := filepath.Glob(filepath.Join(d.dir, node, "*", "replicas", "*"))
+		require.NoError(t, err)
+		return list
+	}
+	require.Len(t, replicas("b"), 1)
+	_, err := b.join(t.Context(), "data-db-0", nil)
+	require.NoError(t, err)
+	require.Len(t, replicas("b"), 1, "who has one makes none")
+
+	d.lose("data-db-0", "c", "d")
+	e := d.process("d", "keeper-d")
+	made := 0
+	e.auth = &racing{d.auth, func() {
+		made = len(replicas("d"))
+		d.change("data-db-0", func(o *v1alpha1.Volume) { o.Nodes = []string{"a", "b", "e"} }) // it shall be elsewhere
+	}}
+	_, err = e.join(t.Context(), "data-db-0", nil)
+	require.NoError(t, err)
+	require.Equal(t, 1, made, "it was there when the object was to hear of it")
+	require.Empty(t, replicas("d"))
+	d.change("data-db-0", func(o *v1alpha1.Volume) { o.Nodes = []string{"a", "b", "d"} })
+	o, err := e.join(t.Context(), "data-db-0", nil)
+	require.NoError(t, err)
+	require.Len(t, replicas("d"), 1)
+	require.Equal(t, v1alpha1.RoleLearner, roles(o)["d"])
+	for _, h := range []*host{owner, b, c, e} {
+		d.end(h)
+	}
+}
+
 func podOn(o v1alpha1.Volume, node string) string {
 	for _, m := range o.Members {
 		if m.Node == node {

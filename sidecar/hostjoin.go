@@ -53,8 +53,10 @@ func (h *host) free(disk string) bool {
 }
 
 // join makes an empty replica in a disk directory of ours and adds it to the object as a member. also is done in the same change. If the
-// object does not want it any more, the replica is left behind: it is empty, and nobody knows it.
+// object does not want it any more by then, the replica goes again: it is empty, and nobody knows it.
 func (h *host) join(ctx context.Context, volume string, also func(*v1alpha1.Volume) error) (v1alpha1.Volume, error) {
+	h.joining.Lock() // the volume itself and the host's look both join
+	defer h.joining.Unlock()
 	o, err := h.auth.Get(ctx, volume)
 	if err != nil {
 		return o, err
@@ -64,11 +66,7 @@ func (h *host) join(ctx context.Context, volume string, also func(*v1alpha1.Volu
 		return o, err
 	}
 	witness := h.witnessHere(&o)
-	id, err := h.newReplica(disk, &o, witness)
-	if err != nil {
-		return o, err
-	}
-	return h.modify(ctx, volume, func(o *v1alpha1.Volume) error {
+	may := func(o *v1alpha1.Volume) error {
 		if also != nil {
 			if err := also(o); err != nil {
 				return err
@@ -80,10 +78,30 @@ func (h *host) join(ctx context.Context, volume string, also func(*v1alpha1.Volu
 		if h.witnessHere(o) != witness {
 			return authority.ErrUnchanged // what was made is not what is wanted any more
 		}
+		return nil
+	}
+	if now := o.Clone(); errors.Is(may(&now), authority.ErrUnchanged) {
+		return o, nil
+	}
+	id, err := h.newReplica(disk, &o, witness)
+	if err != nil {
+		return o, err
+	}
+	was := o.Phase
+	o, err = h.modify(ctx, volume, func(o *v1alpha1.Volume) error {
+		if err := may(o); err != nil {
+			return err
+		}
 		o.Members = append(o.Members, v1alpha1.Member{Replica: id.String(), Node: h.cfg.Node, Disk: disk.name, Role: v1alpha1.RoleLearner, Pod: h.cfg.Pod, Witness: h.witnessHere(o)})
 		h.complete(o)
 		return nil
 	})
+	if err == nil && was != v1alpha1.VolumePending && o.Member(id.String()) == nil { // while Pending, the next one takes it
+		if err := disk.dir.RemoveUnused(id, sessionFile); err != nil {
+			h.cfg.Logger.Warn("an empty replica that is not wanted any more stays where it is", "volume", volume, "replica", id.String(), "err", err)
+		}
+	}
+	return o, err
 }
 
 // newReplica makes an empty replica, durable; one of the same volume that a crash left behind before the object knew it is taken instead.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 
@@ -297,6 +298,35 @@ func (d *Dir) CreateReplica(info ReplicaInfo) (*Replica, error) {
 		return nil, errors.Join(fmt.Errorf("make replica: %w", err), r.Close())
 	}
 	return r, nil
+}
+
+// RemoveUnused removes a replica that CreateReplica made and whose ID nobody was told. What looks used stays all the same, with an error: what has a
+// checkpoint, the state of a group, or a file but the superblock and those named.
+func (d *Dir) RemoveUnused(id ID, files ...string) error {
+	r, err := d.readReplica(id)
+	if err != nil {
+		return err
+	}
+	path, used := r.path, !reflect.DeepEqual(r.super.Checkpoint, checkpointJSON{})
+	if err := r.Close(); err != nil {
+		return err
+	}
+	names, err := d.fs.List(path)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if n != "superblock" && !slices.Contains(files, n) {
+			return fmt.Errorf("replica %v: it has %s, so it was used", id, n)
+		}
+	}
+	if used {
+		return fmt.Errorf("replica %v: it has a checkpoint or a group's state, so it was used", id)
+	}
+	if err := d.fs.RemoveAll(path); err != nil { // a crash in between leaves a directory that Replicas passes over
+		return err
+	}
+	return disk.SyncDir(d.fs, filepath.Dir(path))
 }
 
 // OpenReplica opens a replica by its ID. What its superblock says is durable then: who wrote it may have been killed before it was, and what

@@ -9,6 +9,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/remora-storage/remora/cachefs/store"
 	"github.com/remora-storage/remora/disk"
 )
 
@@ -65,4 +66,39 @@ func TestPowerCutWhileADirectoryIsMade(t *testing.T) {
 			require.NoError(t, d.Close())
 		})
 	}
+}
+
+// TestRemoveUnused: only what was made and never used goes, and with it the ID.
+func TestRemoveUnused(t *testing.T) {
+	fs := vfs.NewMem()
+	d, err := Open(fs, "disk-0", "tenant", 1<<20, bytes.NewReader(bytes.Repeat([]byte{7}, 64)))
+	require.NoError(t, err)
+	use := map[ID]func(r *Replica){
+		1: func(*Replica) {},
+		2: func(r *Replica) { require.NoError(t, r.SaveCheckpoint(store.Checkpoint{Index: 7}, 0)) },
+		3: func(r *Replica) { require.NoError(t, r.SaveCheckpoint(store.Checkpoint{}, 4096)) },
+		4: func(r *Replica) {
+			require.NoError(t, r.SaveGroupCheckpoint(store.Checkpoint{}, 0, GroupState{Members: []byte{}}))
+		},
+		5: func(r *Replica) { require.NoError(t, fs.MkdirAll(r.Path()+"/meta", 0o700)) },
+	}
+	for id := ID(1); id <= 5; id++ {
+		r, err := d.CreateReplica(ReplicaInfo{Replica: id, Group: 9, VolumeUID: "uid", Volume: "v"})
+		require.NoError(t, err)
+		f, err := fs.Create(r.Path()+"/session", disk.Category)
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+		use[id](r)
+		require.NoError(t, r.Close())
+	}
+	require.Error(t, d.RemoveUnused(1), "a file that the caller does not name")
+	require.NoError(t, d.RemoveUnused(1, "session"))
+	require.Error(t, d.RemoveUnused(1, "session"), "it is gone")
+	for id := ID(2); id <= 5; id++ {
+		require.ErrorContains(t, d.RemoveUnused(id, "session"), "was used", "%v", id)
+	}
+	infos, err := d.Replicas()
+	require.NoError(t, err)
+	require.Len(t, infos, 4)
+	require.NoError(t, d.Close())
 }
