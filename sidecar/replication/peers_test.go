@@ -47,6 +47,7 @@ type trio struct {
 	tap      func(letter)        // sees every frame that arrives; nil: nobody does
 	keep     int64               // bytes that a witness keeps for a member that is away; 0: 256 MiB
 	slow     chan struct{}       // bulk requests are answered when it is closed; nil: at once
+	fillRate int64               // bytes a second; 0: as usual
 	bare     uint64              // this node is given no content that it asks for
 	after    func(time.Duration, func())
 	unsummed atomic.Int64 // parts of much content whose checksums are not known
@@ -61,6 +62,7 @@ type node struct {
 	said  sayings
 	inbox chan func(g *replication.Group)
 	disk  *replication.Disk
+	dir   *diskdir.Dir
 	group *replication.Group
 	keys  *seal.Keys
 	fs1   *cachefs.FS
@@ -122,6 +124,7 @@ func (n *node) tryStart(founders []uint64) error {
 	log := slog.New(slog.NewTextHandler(testWriter{t, n.id, &n.said}, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	dir, err := diskdir.Open(n.fs, "disk-0", "tenant", 4<<20, rand.Reader)
 	require.NoError(t, err)
+	n.dir = dir
 	n.disk, err = replication.OpenDisk(replication.Config{FS: n.fs, Rand: rand.Reader, Logger: log, CheckpointBytes: 1 << 20, MemTableBytes: 256 << 10}, dir)
 	require.NoError(t, err)
 	n.keys, err = seal.New(n.trio.key, "tenant")
@@ -130,7 +133,7 @@ func (n *node) tryStart(founders []uint64) error {
 	require.NoError(t, err)
 	inbox := make(chan func(*replication.Group), 4096)
 	peers := &replication.PeersConfig{Founders: founders, Tick: cmp.Or(n.trio.tick, 10*time.Millisecond), SendSummed: n.sendSummed, Fetch: n.fetch, Members: n.trio.members, Copies: n.trio.wanted, Node: func(id uint64) string { return fmt.Sprintf("node-%d", id) },
-		Changed: n.trio.changed, LogBytes: n.trio.log, KeepBytes: n.trio.keep, Witness: n.trio.isWitness(n.id), After: n.trio.after}
+		Changed: n.trio.changed, LogBytes: n.trio.log, KeepBytes: n.trio.keep, FillRate: n.trio.fillRate, Witness: n.trio.isWitness(n.id), After: n.trio.after}
 	if peers.Witness {
 		n.keys = nil
 	}
