@@ -22,9 +22,12 @@ var (
 )
 
 // residentMiB is the memory that the pod's sidecar uses.
-func (i *instance) residentMiB(pod string) int {
+func (i *instance) residentMiB(pod string) int { return i.residentOf(i.served(pod, 0)) }
+
+// residentOf is the memory that a process uses, in MiB.
+func (i *instance) residentOf(pid int) int {
 	i.t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", i.served(pod, 0)))
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	require.NoError(i.t, err)
 	for line := range strings.Lines(string(b)) {
 		if f := strings.Fields(line); len(f) > 1 && f[0] == "VmRSS:" {

@@ -211,3 +211,19 @@ func TestEndsWithoutAMajority(t *testing.T) {
 	l.check()
 	i.inSync("db-0")
 }
+
+// TestSidecarAtRest: a sidecar with three volumes of three copies, and a keeper of them, stay small.
+func TestSidecarAtRest(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	more := strings.NewReplacer("remora.dev/volumes: data", "remora.dev/volumes: data, logs, tmp\n        logs.remora.dev/size: 1Gi\n        tmp.remora.dev/size: 1Gi",
+		"mountPath: /data}", "mountPath: /data}, {name: logs, mountPath: /logs}, {name: tmp, mountPath: /scratch}")
+	i := start(t, filepath.Join(tempDir(t), "dev"), more.Replace(replicated(1)))
+	require.Len(t, i.pod("db-0").Volumes, 3)
+	i.inSync("db-0")
+	for _, p := range i.status().Pods {
+		require.NotNil(t, p.PID, p.Name)
+		require.Eventually(t, func() bool { return i.residentOf(*p.PID) <= 64 }, startLimit, 200*time.Millisecond, "%s is not small", p.Name)
+		t.Logf("%s: %d MiB", p.Name, i.residentOf(*p.PID))
+	}
+}
