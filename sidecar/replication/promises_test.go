@@ -136,40 +136,36 @@ func TestOneSyncForAllGroups(t *testing.T) {
 	n := w.leads()
 	n.own(true)
 	n.file("first", 3000)
-	other := w.second(n)
-	for _, at := range []*node{n, other} {
-		at.unsynced("shared", 3000)
+	const groups = 10
+	all := []*node{n}
+	for id := range groups {
+		all = append(all, w.beside(n, diskdir.ID(70+id)))
 	}
-	require.NoError(t, n.fs1.Sync(t.Context(), &cachefs.Caller{}))
-	require.NoError(t, other.fs1.Sync(t.Context(), &cachefs.Caller{}))
 
-	// One sync is held; ten programs of each group write and wait meanwhile.
+	// One sync is held; a program of each group writes and waits meanwhile.
 	w.gates[1].shut()
-	const each = 10
-	done := make(chan error, 2*each+1)
+	done := make(chan error, len(all)+1)
 	n.unsynced("before", 3000)
 	go func() { done <- n.fs1.Sync(t.Context(), &cachefs.Caller{}) }()
 	require.Eventually(t, func() bool { return w.gates[1].holds() > 0 }, time.Minute, time.Millisecond)
-	for i := range each {
-		for _, at := range []*node{n, other} {
-			at.unsynced(string(rune('a'+i)), 1000)
-			go func() { done <- at.fs1.Sync(t.Context(), &cachefs.Caller{}) }()
-		}
+	for _, at := range all {
+		at.unsynced("shared", 1000)
+		go func() { done <- at.fs1.Sync(t.Context(), &cachefs.Caller{}) }()
 	}
 	before := w.syncs[1].Load()
 	w.gates[1].release()
-	for range 2*each + 1 {
+	for range len(all) + 1 {
 		require.NoError(t, <-done)
 	}
 	t.Logf("%d syncs", w.syncs[1].Load()-before)
-	require.Less(t, w.syncs[1].Load()-before, int64(each), "syncs for %d programs that waited", 2*each)
+	require.Less(t, w.syncs[1].Load()-before, int64(groups/2), "syncs for %d groups that waited", len(all))
 }
 
-// second is a group of one, of another volume, on the disk of a node.
-func (w *watched) second(n *node) *node {
+// beside is a group of one, of another volume, on the disk of a node.
+func (w *watched) beside(n *node, id diskdir.ID) *node {
 	t := w.t
 	other := &node{trio: w.trio, id: n.id, fs: n.fs, disk: n.disk, keys: n.keys}
-	r, err := n.dir.CreateReplica(diskdir.ReplicaInfo{Replica: 77, Group: 77, VolumeUID: "other", Volume: "other"})
+	r, err := n.dir.CreateReplica(diskdir.ReplicaInfo{Replica: id, Group: id, VolumeUID: id.String(), Volume: id.String()})
 	require.NoError(t, err)
 	other.group, err = n.disk.OpenGroup(replication.GroupConfig{Replica: r, Keys: n.keys, Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
