@@ -57,8 +57,8 @@ func (g *Group) replay() error {
 	if err := g.checkJournal(); err != nil {
 		return err
 	}
-	h := g.disk.take(g)
 	g.core = core{last: from.Index, committed: from.Index, acceptance: from.Acceptance}
+	h := g.disk.take(g) // from here on other groups' commits look at this one, too
 	kept := g.disk.journal.End()
 	if h != nil {
 		bound, unbound, err := h.log(from, h.last, g.cfg.Keys)
@@ -74,8 +74,10 @@ func (g *Group) replay() error {
 			}
 		}
 		g.tellCommitted(bound)
+		g.mu.Lock()
 		g.core.last = max(from.Index, h.last)
 		g.recovered, g.hardAt = unbound, h.hardAt
+		g.mu.Unlock()
 		for _, it := range unbound {
 			kept = min(kept, it.payload)
 		}
