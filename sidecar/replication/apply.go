@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/remora-storage/remora/cachefs/record"
 	"github.com/remora-storage/remora/sidecar/replication/journal"
@@ -154,8 +155,8 @@ func (g *Group) applyBatch(items []item, onApplied func([]*record.Record)) error
 	if err = g.maybeCheckpoint(); err != nil {
 		return err
 	}
-	if g.batches++; g.batches%busyBatches == 0 && g.store.Surplus() {
-		err = g.store.GiveBack()
+	if g.batches++; g.batches%busyBatches == 0 {
+		err = g.giveBackOne()
 	}
 	return err
 }
@@ -163,19 +164,59 @@ func (g *Group) applyBatch(items []item, onApplied func([]*record.Record)) error
 // busyBatches are applied for each slot that is given back to the disk while there is always a next batch.
 const busyBatches = 32
 
+const (
+	// giveBackRest is at least how long the disk is left alone between two slots' blocks that it gets back, and giveBackPart how many times as long
+	// as one has taken.
+	giveBackRest = 50 * time.Millisecond
+	giveBackPart = 9
+	// ample is how much room a disk must have for that. Where there is less, others may wait for those blocks.
+	ample = 4 << 30
+)
+
 // surplus tells whether giveBack has something to do. g.mu is held.
-func (g *Group) surplus() bool { return g.store != nil && !g.hollow.Load() && g.store.Surplus() }
+func (g *Group) surplus() bool {
+	return g.store != nil && !g.resting && !g.hollow.Load() && g.store.Surplus()
+}
 
 // giveBack gives the disk one slot's blocks back, between two batches. One at a time: where the disk discards what is punched, each can take
-// tens of milliseconds, and a group that gave back a large file at once would stand still for so many seconds.
+// tens of milliseconds, and a group that gave back a large file at once would stand still for so many seconds. Nor one after the other: each
+// sync of the disk waits for what it discards just then.
 func (g *Group) giveBack() {
 	if !g.useStore() {
 		return
 	}
 	defer g.applying.Unlock()
-	if err := g.store.GiveBack(); err != nil {
+	if err := g.giveBackOne(); err != nil {
 		g.fail(g.distrust(err))
 	}
+}
+
+// giveBackOne is giveBack, and then lets the disk rest. g.applying is held.
+func (g *Group) giveBackOne() error {
+	g.mu.Lock()
+	surplus := g.surplus()
+	g.mu.Unlock()
+	if !surplus {
+		return nil
+	}
+	start := time.Now()
+	if err := g.store.GiveBack(); err != nil {
+		return err
+	}
+	rest := max(giveBackRest, giveBackPart*time.Since(start))
+	if free, err := g.disk.spare(); err == nil && free < ample {
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.resting = true
+	time.AfterFunc(rest, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.resting = false
+		g.work.Signal()
+	})
+	return nil
 }
 
 // stillToApply looks again at a batch of which the state of a peer may have come while it was on its way here: what that has brought is left

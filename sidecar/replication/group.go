@@ -84,6 +84,7 @@ type Group struct {
 	guards          sync.Mutex                    // below mu
 	placed          map[record.BlobID]journal.LSN // ends of frames that name content in the arena and may lack a durable witness; see guard
 	lag             *time.Timer                   // sets due
+	resting         bool                          // nothing is given back to the disk for a while
 	applier         sync.WaitGroup
 
 	peers     *peers       // nil: a group of one
