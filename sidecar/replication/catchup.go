@@ -80,7 +80,9 @@ func (g *Group) catchUpOnce(ctx context.Context) error {
 	p := g.peers
 	g.mu.Lock()
 	leader, _ := p.core.Leader()
-	stop, self := g.failed != nil || g.closing, uint64(g.key().replica)
+	self := uint64(g.key().replica)
+	stop := g.failed != nil || g.closing
+	stop = stop || leader == self && !g.hollow.Load() && !g.witness() // who was elected with a state has what it was told that it lacks
 	g.mu.Unlock()
 	if stop {
 		return nil

@@ -55,3 +55,11 @@ func (g *Group) LogBase() uint64 {
 
 // Tick advances the clock of a replica whose caller ticks.
 func (g *Group) Tick() { g.tick() }
+
+// BeCaughtUp has the replica try to be caught up by a copy of the leader's state, as if it had just been told that it lacks something.
+func (g *Group) BeCaughtUp() {
+	g.mu.Lock()
+	g.peers.copying = true
+	g.mu.Unlock()
+	g.peers.install <- &pb.Message{}
+}

@@ -56,3 +56,26 @@ func TestOneIsCaughtUpForLong(t *testing.T) {
 		require.FailNow(t, "the group stands still", "%+v", o.group.Status().Group)
 	}
 }
+
+// TestALeaderWithAStateIsNotCaughtUp: a replica that was told that it lacks a part of the log, and is elected before it has asked for it, has it
+// all by then. It once handed leadership on to be caught up; where the others are to leave, they handed it back, for ever (seed 95006736).
+func TestALeaderWithAStateIsNotCaughtUp(t *testing.T) {
+	c := newSlowTrio(t, time.Minute, 1, 2, 3) // nobody is elected for want of a heartbeat
+	n := c.nodes[1]
+	n.own(true)
+	n.file("first", 1000)
+	var term uint64
+	require.Eventually(t, func() bool {
+		s := n.group.Status().Group
+		term = s.Term
+		if !s.Leads {
+			n.group.Lead()
+		}
+		return s.Leads
+	}, time.Minute, 100*time.Millisecond)
+	n.group.BeCaughtUp()
+	require.Eventually(t, func() bool { return !n.group.Unfilled() }, time.Minute, time.Millisecond)
+	s := n.group.Status().Group
+	require.True(t, s.Leads)
+	require.Equal(t, term, s.Term, "it has handed on")
+}

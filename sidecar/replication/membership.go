@@ -62,6 +62,8 @@ func (g *Group) review() {
 		})
 	}
 	switch {
+	case !stays(s.ID) && p.serving > 0: // who is caught up by it may be the only one that stays
+		return
 	case !stays(s.ID) && g.giveLead(stays): // who goes does not lead: nobody would for a while
 		return
 	case len(changes) == 0:
