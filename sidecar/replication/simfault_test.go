@@ -276,6 +276,12 @@ func (s *sim) ackedUpTo() record.Name {
 
 // unwell is what the group still lacks, at the end.
 func (s *sim) unwell(from record.Name) string {
+	s.mu.Lock()
+	losing := s.object.pending || s.object.survivor != 0 // then what is acknowledged now may go with the majority, and the owner must go on
+	s.mu.Unlock()
+	if losing {
+		return "the loss of a majority is not over"
+	}
 	now := s.ackedUpTo()
 	if now.Epoch == from.Epoch && now.Seq <= from.Seq {
 		return "nothing was acknowledged since"
