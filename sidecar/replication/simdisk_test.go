@@ -46,6 +46,9 @@ func (s *sim) rotSoon() {
 		if l == nil || l.alone || !l.opened.Load() || l.closing.Load() || l.applying.Load() || n.rotten || l.group.hollow.Load() || !l.group.Store().Complete() {
 			return
 		}
+		if s.plan.witness && l.group.Status().Applied < s.committed() { // of two copies, the other one would be all that there is
+			return
+		}
 		all = append(all, n)
 	}
 	n := all[s.rng.IntN(len(all))]
@@ -56,6 +59,13 @@ func (s *sim) rotSoon() {
 			s.fault("bit rot", "node %d, arena at %d", n.id, at)
 		}
 	}
+}
+
+// committed is the newest index that the group has committed.
+func (s *sim) committed() record.Index {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.oracle.next - 1
 }
 
 // durableBlock draws a block of content that is not in the journal alone. (Rot of what is looks like a torn write: docs/durability.md.)
