@@ -63,3 +63,13 @@ func (g *Group) BeCaughtUp() {
 	g.mu.Unlock()
 	g.peers.install <- &pb.Message{}
 }
+
+// Serve is as if a peer began to fetch the state; the function that it returns ends that.
+func (g *Group) Serve() (done func()) { return g.serving() }
+
+// Review has the leader look at the members now.
+func (g *Group) Review() {
+	g.mu.Lock()
+	defer g.unlock()
+	g.review()
+}

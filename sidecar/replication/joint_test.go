@@ -163,3 +163,34 @@ func (c *trio) hears(n *node) {
 	defer c.mu.Unlock()
 	c.filled[n.id] = !unfilled
 }
+
+// TestWhoLeavesLeadsOnForWhomItServes: a leader that is to leave hands leadership on; not while a peer fetches its state, which might be the only one
+// that stays, and would have to begin again each time.
+func TestWhoLeavesLeadsOnForWhomItServes(t *testing.T) {
+	c := newSlowTrio(t, time.Minute, 1, 2, 3) // nobody is elected by itself
+	n := c.nodes[1]
+	n.own(true)
+	for i := 0; !n.group.Status().Group.Leads; i++ {
+		require.Less(t, i, 5000, "the owner does not lead")
+		n.file(fmt.Sprintf("first-%d", i), 1000)
+	}
+	c.mu.Lock()
+	c.copies = 1
+	for i := range c.object {
+		if c.object[i].ID != 2 {
+			c.object[i].Role = replication.Leaving
+		}
+	}
+	c.mu.Unlock()
+	term, done := n.group.Status().Group.Term, n.group.Serve()
+	n.group.Review()
+	for i := range 20 {
+		n.file(fmt.Sprintf("served-%d", i), 1000)
+	}
+	require.Equal(t, term, n.group.Status().Group.Term, "it has handed on")
+	done()
+	require.Eventually(t, func() bool {
+		n.group.Review()
+		return !n.group.Status().Group.Leads
+	}, time.Minute, 10*time.Millisecond)
+}

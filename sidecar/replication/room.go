@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -138,9 +137,11 @@ func (p *peers) leastRoom() told {
 		return least
 	}
 	members := p.core.Members()
-	for _, id := range slices.Concat(members.Voters, members.VotersOutgoing) {
-		if t, said := p.room.peer[id]; said && p.ticks-t.tick < roomTicks && t.bytes < least.bytes {
-			least = t
+	for _, voters := range [...][]uint64{members.Voters, members.VotersOutgoing} {
+		for _, id := range voters {
+			if t, said := p.room.peer[id]; said && p.ticks-t.tick < roomTicks && t.bytes < least.bytes {
+				least = t
+			}
 		}
 	}
 	return least
